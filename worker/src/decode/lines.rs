@@ -1,0 +1,211 @@
+//! Bytes to blocks of whole lines. Blocks are cut by bytes and lines alone, never by how the bytes happened to arrive, so
+//! two attempts see the same blocks.
+
+use super::reject::RAW_BYTES_MAX;
+
+/// A block ends with the line that reaches this many bytes: large enough to keep a thread busy for milliseconds, small enough
+/// that several in flight stay within a small pod.
+pub const BLOCK_BYTES: usize = 4 * 1024 * 1024;
+/// A block ends with this many lines, since empty ones have no bytes.
+pub const BLOCK_LINES_MAX: usize = 65_536;
+/// A longer line makes one invalid row and is skipped as it streams by. It is far beyond what a Kafka record may be, and a
+/// row is held some five times at once (line, columns, select's copies).
+pub const LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Whole lines of one object, without their line feeds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Block {
+    /// Ordinal of the object in its chunk.
+    pub object: u32,
+    /// Number of the first line, from 1.
+    pub first_line: u64,
+    bytes: Vec<u8>,
+    /// Where each line ends in `bytes`.
+    ends: Vec<usize>,
+    /// Lines that were too long: index of the line, and how many bytes it had. `bytes` has the head of each.
+    too_long: Vec<(usize, u64)>,
+}
+
+/// One line of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line<'a> {
+    /// All of it.
+    Whole(&'a [u8]),
+    /// More than [`LINE_BYTES_MAX`]: its first bytes, and how many it had.
+    TooLong {
+        /// At most [`RAW_BYTES_MAX`].
+        head: &'a [u8],
+        /// All bytes.
+        len: u64,
+    },
+}
+
+impl Block {
+    /// All lines' bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// How many lines there are.
+    pub fn line_count(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The lines with their numbers.
+    pub fn lines(&self) -> impl Iterator<Item = (u64, Line<'_>)> {
+        let mut start = 0;
+        let mut too_long = self.too_long.iter().copied().peekable();
+        self.ends.iter().enumerate().map(move |(index, end)| {
+            let bytes = &self.bytes[start..*end];
+            start = *end;
+            let line = match too_long.next_if(|(at, _)| *at == index) {
+                Some((_, len)) => Line::TooLong { head: bytes, len },
+                None => Line::Whole(bytes),
+            };
+            (self.first_line + index as u64, line)
+        })
+    }
+
+    /// The bytes of a line, for quarantine.
+    pub fn line(&self, number: u64) -> Option<&[u8]> {
+        let index = usize::try_from(number.checked_sub(self.first_line)?).ok()?;
+        let start = if index == 0 { 0 } else { *self.ends.get(index - 1)? };
+        self.bytes.get(start..*self.ends.get(index)?)
+    }
+}
+
+/// Cuts one object's bytes into blocks.
+#[derive(Debug)]
+pub struct LineSplitter {
+    block: Block,
+    /// Where the open line begins in the block.
+    line_start: usize,
+    /// Bytes of the open line so far, if it has become too long.
+    too_long: Option<u64>,
+}
+
+impl LineSplitter {
+    /// At the start of an object.
+    pub fn new(object: u32) -> Self {
+        Self { block: Block { object, first_line: 1, ..Block::default() }, line_start: 0, too_long: None }
+    }
+
+    /// Takes the next bytes; gives every block that they complete to `out`.
+    pub fn push(&mut self, mut bytes: &[u8], out: &mut Vec<Block>) {
+        while let Some(len) = memchr::memchr(b'\n', bytes) {
+            self.extend(&bytes[..len]);
+            self.end_line();
+            if self.block.bytes.len() >= BLOCK_BYTES || self.block.ends.len() >= BLOCK_LINES_MAX {
+                out.push(self.cut());
+            }
+            bytes = &bytes[len + 1..];
+        }
+        self.extend(bytes);
+    }
+
+    /// The last block. A last line without a line feed is a line.
+    pub fn finish(mut self) -> Option<Block> {
+        if self.line_start < self.block.bytes.len() {
+            self.end_line();
+        }
+        (!self.block.ends.is_empty()).then_some(self.block)
+    }
+
+    fn extend(&mut self, part: &[u8]) {
+        if let Some(len) = &mut self.too_long {
+            *len += part.len() as u64;
+            return;
+        }
+        self.block.bytes.extend_from_slice(part);
+        let len = self.block.bytes.len() - self.line_start;
+        if len > LINE_BYTES_MAX {
+            self.too_long = Some(len as u64);
+            self.block.bytes.truncate(self.line_start + RAW_BYTES_MAX);
+            self.block.bytes.shrink_to(BLOCK_BYTES);
+        }
+    }
+
+    fn end_line(&mut self) {
+        if let Some(len) = self.too_long.take() {
+            self.block.too_long.push((self.block.ends.len(), len));
+        }
+        self.line_start = self.block.bytes.len();
+        self.block.ends.push(self.line_start);
+    }
+
+    fn cut(&mut self) -> Block {
+        self.line_start = 0;
+        let next = Block {
+            object: self.block.object,
+            first_line: self.block.first_line + self.block.ends.len() as u64,
+            bytes: Vec::with_capacity(BLOCK_BYTES + BLOCK_BYTES / 8),
+            ..Block::default()
+        };
+        std::mem::replace(&mut self.block, next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    fn split(bytes: &[u8], step: usize) -> Vec<Block> {
+        let mut splitter = LineSplitter::new(7);
+        let mut blocks = Vec::new();
+        bytes.chunks(step.max(1)).for_each(|part| splitter.push(part, &mut blocks));
+        blocks.extend(splitter.finish());
+        blocks
+    }
+
+    #[test]
+    fn lines_are_numbered_and_the_last_needs_no_line_feed() {
+        for step in 1..12 {
+            let blocks = split(b"one\n\nthree\r\nfour", step);
+            assert_eq!(blocks.len(), 1);
+            let lines: Vec<_> = blocks[0].lines().collect();
+            let whole = |n, text: &'static str| (n, Line::Whole(text.as_bytes()));
+            assert_eq!(lines, [whole(1, "one"), whole(2, ""), whole(3, "three\r"), whole(4, "four")]);
+            assert_eq!(blocks[0].line(3).unwrap(), b"three\r");
+            assert_eq!(blocks[0].line(5), None);
+        }
+        assert!(split(b"", 1).is_empty());
+        assert_eq!(split(b"a\n", 1)[0].line_count(), 1);
+    }
+
+    #[test]
+    fn blocks_do_not_depend_on_how_bytes_arrive() {
+        let text: Vec<u8> = (0..60_000).flat_map(|i| format!("line {i} {}\n", "x".repeat(i % 300)).into_bytes()).collect();
+        let blocks = split(&text, text.len());
+        assert!(blocks.len() >= 2 && blocks.iter().all(|b| b.bytes.len() < BLOCK_BYTES + 400));
+        for step in [1000, 4096, 999_983] {
+            assert_eq!(split(&text, step), blocks);
+        }
+        let numbers: Vec<u64> = blocks.iter().flat_map(|b| b.lines().map(|(n, _)| n)).collect();
+        assert_eq!(numbers, (1..=60_000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn empty_lines_are_bounded_too() {
+        let blocks = split(&b"\n".repeat(BLOCK_LINES_MAX + 1), 777);
+        assert_eq!(blocks.len(), 2);
+        assert_eq!(blocks[1].first_line, BLOCK_LINES_MAX as u64 + 1);
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_costs_only_itself() {
+        let mut text = b"before\n".to_vec();
+        text.extend(std::iter::repeat_n(b'x', LINE_BYTES_MAX + 5));
+        text.extend(b"\nafter");
+        let blocks = split(&text, 1 << 20);
+        let lines: Vec<_> = blocks.iter().flat_map(Block::lines).collect();
+        assert_eq!(lines.len(), 3);
+        assert_eq!(lines[0].1, Line::Whole(b"before"));
+        let expected = vec![b'x'; RAW_BYTES_MAX];
+        assert_eq!(lines[1], (2, Line::TooLong { head: &expected, len: LINE_BYTES_MAX as u64 + 5 }));
+        assert_eq!(lines[2], (3, Line::Whole(b"after")));
+        let mut exact = vec![b'x'; LINE_BYTES_MAX];
+        exact.push(b'\n');
+        assert!(matches!(split(&exact, 1 << 20)[0].lines().next().unwrap().1, Line::Whole(_)));
+    }
+}

@@ -1,0 +1,127 @@
+//! What can go wrong with the source store, told apart by what a person would do about it.
+
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use thiserror::Error;
+use weir_crds::contract::result::{Failure, FailureCode};
+
+use crate::decode::decompress::DecompressError;
+
+/// A failed operation on a source.
+#[derive(Debug, Error)]
+pub enum SourceError {
+    /// An object is not the one that was planned with.
+    #[error("{object} is not what was planned with: pinned was {pinned}, found {found}")]
+    Changed {
+        /// `s3://bucket/key`.
+        object: String,
+        /// Version or ETag.
+        pinned: String,
+        /// What is there now.
+        found: String,
+    },
+    /// The store says no.
+    #[error("{operation} {target} was denied: {problem}")]
+    Denied {
+        /// `reading`, `listing`.
+        operation: &'static str,
+        /// Object or prefix.
+        target: String,
+        /// The store's words.
+        problem: String,
+    },
+    /// There is no such bucket.
+    #[error("{operation} {target} failed: {problem}")]
+    Missing {
+        /// `reading`, `listing`.
+        operation: &'static str,
+        /// Object or prefix.
+        target: String,
+        /// The store's words.
+        problem: String,
+    },
+    /// The store cannot be reached, or fails by itself.
+    #[error("{operation} {target} failed: {problem}")]
+    Unavailable {
+        /// `reading`, `listing`.
+        operation: &'static str,
+        /// Object or prefix.
+        target: String,
+        /// The chain of causes.
+        problem: String,
+    },
+    /// An object's compressed data are damaged or cut off.
+    #[error("{object} cannot be decompressed")]
+    Corrupt {
+        /// `s3://bucket/key`.
+        object: String,
+        /// Where and how.
+        #[source]
+        source: DecompressError,
+    },
+    /// An object is not what its format says.
+    #[error("{object} cannot be read as {format}: {problem}")]
+    Unreadable {
+        /// `s3://bucket/key`.
+        object: String,
+        /// `Csv`, `Parquet`.
+        format: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+impl SourceError {
+    /// Sorts an SDK error by what would cure it.
+    pub fn from_sdk<E>(operation: &'static str, target: String, error: SdkError<E>) -> Self
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        let status = error.raw_response().map(|response| response.status().as_u16());
+        let code = error.code().unwrap_or_default().to_owned();
+        let problem = describe(&error);
+        match (status, code.as_str()) {
+            (_, "NoSuchBucket" | "NoSuchKey" | "NoSuchVersion") | (Some(404), _) => Self::Missing { operation, target, problem },
+            (Some(401 | 403), _) => Self::Denied { operation, target, problem },
+            _ => Self::Unavailable { operation, target, problem },
+        }
+    }
+
+    /// As a worker reports it.
+    pub fn failure(&self) -> Failure {
+        let (code, remedy) = match self {
+            Self::Changed { .. } => (
+                FailureCode::SourceChanged,
+                "raise runGeneration to plan again with what is there now, and stop what writes to planned objects",
+            ),
+            Self::Denied { .. } => {
+                (FailureCode::SourceDenied, "let the job's identity list and read the bucket (s3:ListBucket, s3:GetObject)")
+            }
+            Self::Missing { .. } => (FailureCode::SourceMissing, "check the bucket's name and the class's source store"),
+            Self::Unavailable { .. } => (FailureCode::SourceUnavailable, "it is tried again when the store answers"),
+            Self::Corrupt { .. } => (
+                FailureCode::SourceCorrupt,
+                "repair or remove the object, check `compression`, and raise runGeneration",
+            ),
+            Self::Unreadable { .. } => {
+                (FailureCode::SourceCorrupt, "repair or remove the object, check `format`, and raise runGeneration")
+            }
+        };
+        Failure { code, item: None, field: None, cause: describe(self), remedy: remedy.to_owned() }
+    }
+}
+
+/// An error and its causes in one line.
+pub fn describe(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        // Some libraries print their source themselves.
+        if !text.contains(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,144 @@
+//! Listing and pinning the objects of a source.
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::types::BucketVersioningStatus;
+use weir_crds::window::Interval;
+
+use super::error::SourceError;
+use super::template::TimedPrefix;
+
+/// One object of a source, as it was when it was planned with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceObject {
+    /// Its bucket.
+    pub bucket: String,
+    /// Its key.
+    pub key: String,
+    /// Where the bucket keeps versions: the one that is read, whatever is written later.
+    pub version: Option<String>,
+    /// Otherwise reading it asks for this and fails when it has changed.
+    pub etag: String,
+    /// Bytes.
+    pub size: u64,
+    /// When its rows reached the source, as far as that is known.
+    pub arrival: Option<Interval>,
+}
+
+impl SourceObject {
+    /// For messages.
+    pub fn uri(&self) -> String {
+        format!("s3://{}/{}", self.bucket, self.key)
+    }
+}
+
+/// A listing of one bucket.
+#[derive(Debug)]
+pub struct Listing<'a> {
+    client: &'a Client,
+    bucket: &'a str,
+    keeps_versions: bool,
+}
+
+const MICROS_PER_SECOND: i64 = 1_000_000;
+
+impl<'a> Listing<'a> {
+    /// Asks whether the bucket keeps versions. A store that does not know versions, or does not let this identity ask,
+    /// leaves ETags to pin by; they show a change just as well.
+    pub async fn new(client: &'a Client, bucket: &'a str) -> Result<Self, SourceError> {
+        let answer = client.get_bucket_versioning().bucket(bucket).send().await;
+        let keeps_versions = match answer {
+            Ok(answer) => answer.status() == Some(&BucketVersioningStatus::Enabled),
+            Err(error) => match SourceError::from_sdk("asking for versions of", format!("s3://{bucket}"), error) {
+                missing @ SourceError::Missing { .. } => return Err(missing),
+                other => {
+                    tracing::info!(bucket, reason = %other, "objects are pinned by ETag");
+                    false
+                }
+            },
+        };
+        Ok(Self { client, bucket, keeps_versions })
+    }
+
+    /// All objects under a prefix, in the order of their keys. `by_object_time`: they arrived when they were last modified.
+    pub async fn objects(&self, prefix: &TimedPrefix, by_object_time: bool) -> Result<Vec<SourceObject>, SourceError> {
+        let mut objects = if self.keeps_versions { self.versions(prefix).await? } else { self.current(prefix).await? };
+        for (object, modified_us) in &mut objects {
+            object.arrival = match (by_object_time, *modified_us) {
+                (true, Some(modified_us)) => {
+                    // Stores keep seconds or better; the second is what all of them promise.
+                    let start_us = modified_us.div_euclid(MICROS_PER_SECOND) * MICROS_PER_SECOND;
+                    Some(Interval { start_us, end_us: start_us + MICROS_PER_SECOND })
+                }
+                (true, None) => None,
+                (false, _) => prefix.arrival,
+            };
+        }
+        let mut objects: Vec<_> = objects.into_iter().map(|(object, _)| object).collect();
+        objects.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(objects)
+    }
+
+    async fn current(&self, prefix: &TimedPrefix) -> Result<Vec<(SourceObject, Option<i64>)>, SourceError> {
+        let mut pages =
+            self.client.list_objects_v2().bucket(self.bucket).prefix(&prefix.prefix).into_paginator().send();
+        let mut objects = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| self.error(&prefix.prefix, error))?;
+            for object in page.contents() {
+                let (Some(key), Some(etag)) = (object.key(), object.e_tag()) else { continue };
+                let object_of_key = self.object(key, None, etag, object.size());
+                objects.push((object_of_key, object.last_modified().and_then(micros)));
+            }
+        }
+        Ok(objects)
+    }
+
+    async fn versions(&self, prefix: &TimedPrefix) -> Result<Vec<(SourceObject, Option<i64>)>, SourceError> {
+        let mut objects = Vec::new();
+        let (mut key_marker, mut version_marker) = (None, None);
+        loop {
+            let page = self
+                .client
+                .list_object_versions()
+                .bucket(self.bucket)
+                .prefix(&prefix.prefix)
+                .set_key_marker(key_marker.take())
+                .set_version_id_marker(version_marker.take())
+                .send()
+                .await
+                .map_err(|error| self.error(&prefix.prefix, error))?;
+            for version in page.versions().iter().filter(|version| version.is_latest() == Some(true)) {
+                let (Some(key), Some(etag)) = (version.key(), version.e_tag()) else { continue };
+                let object = self.object(key, version.version_id(), etag, version.size());
+                objects.push((object, version.last_modified().and_then(micros)));
+            }
+            if page.is_truncated() != Some(true) || page.next_key_marker().is_none() {
+                return Ok(objects);
+            }
+            key_marker = page.next_key_marker().map(str::to_owned);
+            version_marker = page.next_version_id_marker().map(str::to_owned);
+        }
+    }
+
+    fn object(&self, key: &str, version: Option<&str>, etag: &str, size: Option<i64>) -> SourceObject {
+        SourceObject {
+            bucket: self.bucket.to_owned(),
+            key: key.to_owned(),
+            version: version.map(str::to_owned),
+            etag: etag.to_owned(),
+            size: size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
+            arrival: None,
+        }
+    }
+
+    fn error<E>(&self, prefix: &str, error: aws_sdk_s3::error::SdkError<E>) -> SourceError
+    where
+        E: aws_sdk_s3::error::ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        SourceError::from_sdk("listing", format!("s3://{}/{prefix}", self.bucket), error)
+    }
+}
+
+fn micros(time: &aws_sdk_s3::primitives::DateTime) -> Option<i64> {
+    i64::try_from(time.as_nanos() / 1000).ok()
+}

@@ -1,0 +1,13 @@
+//! Sources on S3: which objects matter, pinned as they were planned, read once each.
+//!
+//! Only this module talks to the source store. It reads; it never writes there.
+
+pub mod error;
+pub mod fetch;
+pub mod list;
+pub mod template;
+
+pub use error::SourceError;
+pub use fetch::Fetcher;
+pub use list::{Listing, SourceObject};
+pub use template::PathTemplate;
