@@ -174,8 +174,7 @@ fn write_list(f: &mut fmt::Formatter<'_>, columns: &[Column], between: &str) -> 
 
 fn is_bare_name(name: &str) -> bool {
     let mut bytes = name.bytes();
-    bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
-        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_') && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 const TYPES: &str = "use string, boolean, int, bigint, double, decimal(p,s), timestamp, timestamp(s|ms|us), date, binary, \

@@ -1,0 +1,108 @@
+//! `KafkaCluster`: how a Kafka cluster is reached, and which namespaces may do what with which topics.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::refs::ObjectRef;
+
+/// A Kafka cluster: how it is reached, and which namespaces may use which of its topics.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "weir.dev",
+    version = "v1alpha1",
+    kind = "KafkaCluster",
+    plural = "kafkaclusters",
+    shortname = "kfc",
+    category = "weir",
+    status = "KafkaClusterStatus",
+    derive = "PartialEq",
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Cluster ID", type_ = "string", json_path = ".status.clusterId"),
+    printcolumn(name = "Brokers", type_ = "integer", json_path = ".status.brokers"),
+    printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#, priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("(self.security.protocol == 'SaslTls') == has(self.security.mechanism)")
+    .message("spec.security.mechanism belongs to protocol SaslTls, and SaslTls needs it: set mechanism to ScramSha256 or ScramSha512, or choose another protocol"))]
+pub struct KafkaClusterSpec {
+    /// Where the first contact is made, as `host:port`.
+    #[schemars(length(min = 1, max = 32), inner(length(min = 3, max = 260), regex(pattern = r"^[A-Za-z0-9._\[\]:-]+:[0-9]{1,5}$")))]
+    pub bootstrap_servers: Vec<String>,
+    #[serde(default)]
+    pub security: KafkaSecurity,
+    /// The operator's own credentials: a Secret in the operator's namespace with `kafka-username`, `kafka-password`,
+    /// `kafka-ca.crt`, `kafka-tls.crt`, `kafka-tls.key`, as far as the protocol needs them. Workers never see it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<ObjectRef>,
+    /// Which namespaces may do what. Without a grant a job is `Stalled`, reason `GrantMissing`.
+    #[serde(default)]
+    #[schemars(length(max = 128))]
+    pub grants: Vec<Grant>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KafkaSecurity {
+    #[serde(default)]
+    pub protocol: KafkaProtocol,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mechanism: Option<SaslMechanism>,
+    /// The certificates (PEM) that the brokers' are checked against; absent: the system's. A `kafka-ca.crt` in the
+    /// job's own Secret takes precedence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 65536))]
+    pub ca_certificates: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum KafkaProtocol {
+    #[default]
+    Plaintext,
+    Tls,
+    SaslTls,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SaslMechanism {
+    ScramSha256,
+    ScramSha512,
+}
+
+/// What some namespaces may do with some topics.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Grant {
+    /// Names of namespaces; `"*"` alone stands for every namespace.
+    #[schemars(length(min = 1, max = 256), inner(length(min = 1, max = 63), regex(pattern = r"^(\*|[a-z0-9]([a-z0-9-]*[a-z0-9])?)$")))]
+    pub namespaces: Vec<String>,
+    /// Regular expressions over whole topic names; each begins with `^` and ends with `$`.
+    #[schemars(length(min = 1, max = 64), inner(length(min = 2, max = 256), regex(pattern = r"^\^.*\$$")))]
+    pub topics: Vec<String>,
+    #[schemars(length(min = 1, max = 2))]
+    pub verbs: Vec<GrantVerb>,
+}
+
+/// `Write`: publish rebuilt events. `Read`: read records back, which verifying what was published needs as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum GrantVerb {
+    Read,
+    Write,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KafkaClusterStatus {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The id that the brokers give their cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub brokers: Option<i32>,
+    #[serde(default)]
+    #[schemars(schema_with = "crate::schema::conditions")]
+    pub conditions: Vec<Condition>,
+}

@@ -1,0 +1,26 @@
+//! weir's API types (`weir.dev/v1alpha1`), their pure validation, and the contract between operator and worker.
+//!
+//! Nothing here touches a network, a clock or a file: what this crate decides, everyone who links it decides alike.
+
+pub mod backfill_class;
+pub mod backfill_job;
+pub mod columns;
+pub mod conditions;
+pub mod contract;
+pub mod duration;
+pub mod kafka_cluster;
+pub mod refs;
+pub mod schema;
+pub mod validate;
+pub mod window;
+
+pub use backfill_class::BackfillClass;
+pub use backfill_job::BackfillJob;
+pub use kafka_cluster::KafkaCluster;
+
+/// The API group of every kind.
+pub const GROUP: &str = "weir.dev";
+/// A ServiceAccount without this annotation set to `"true"` runs no backfill.
+pub const ALLOW_BACKFILLS_ANNOTATION: &str = "weir.dev/allow-backfills";
+/// At most this many slices a job: status, gates and the unit graph are sized by it.
+pub const SLICES_MAX: usize = 1000;

@@ -1,0 +1,191 @@
+//! Pure validation of what schema and CEL cannot say. The reconciler and the worker call it, and whoever else wants to know.
+
+use crate::{
+    BackfillJob,
+    backfill_class::BackfillClassSpec,
+    backfill_job::{Arrival, BackfillJobSpec, Compression, SourceFormat},
+    columns,
+    kafka_cluster::{GrantVerb, KafkaClusterSpec},
+    window::Slicing,
+};
+
+/// What is wrong with a field, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldError {
+    /// As `spec.sources[0].columns`.
+    pub field: String,
+    pub message: String,
+    pub remedy: String,
+}
+
+impl std::fmt::Display for FieldError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}; {}", self.field, self.message, self.remedy)
+    }
+}
+
+fn error(field: impl Into<String>, message: impl Into<String>, remedy: impl Into<String>) -> FieldError {
+    FieldError { field: field.into(), message: message.into(), remedy: remedy.into() }
+}
+
+/// The placeholders of a source's prefix.
+const PLACEHOLDERS: [&str; 3] = ["{date}", "{hour}", "{minute}"];
+
+/// What can be known of a job by itself.
+pub fn backfill_job(job: &BackfillJobSpec) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if Slicing::new(&job.window).slices().is_empty() {
+        errors.push(error("spec.window.exclude", "the whole window is excluded", "leave a part of the window to rebuild"));
+    }
+    for (index, exclude) in job.window.exclude.iter().enumerate() {
+        if exclude.end.0 <= job.window.start.0 || exclude.start.0 >= job.window.end.0 {
+            errors.push(error(format!("spec.window.exclude[{index}]"), "it lies outside the window", "remove it, or correct its times"));
+        }
+    }
+    for (index, source) in job.sources.iter().enumerate() {
+        let at = |field: &str| format!("spec.sources[{index}].{field}");
+        if let Err(e) = columns::Columns::parse(&source.columns) {
+            errors.push(error(at("columns"), e.to_string(), "declare columns as `name type, …`"));
+        }
+        if let Some(s3) = &source.s3 {
+            errors.extend(prefix(&at("s3.prefix"), &s3.prefix, source.arrival));
+            let compressed = s3.compression.is_some_and(|c| c != Compression::None);
+            if s3.format == SourceFormat::Parquet && compressed {
+                errors.push(error(at("s3.compression"), "a Parquet file names its own compression", "leave compression out"));
+            }
+        }
+        if source.arrival == Arrival::None && (source.allowed_lateness.is_some() || source.allowed_skew.is_some()) {
+            errors.push(error(
+                at("allowedLateness"),
+                "without a time of arrival no row is late",
+                "leave allowedLateness and allowedSkew out, or declare an arrival",
+            ));
+        }
+    }
+    errors
+}
+
+fn prefix(field: &str, prefix: &str, arrival: Arrival) -> Option<FieldError> {
+    let mut rest = prefix.to_owned();
+    let mut seen = Vec::new();
+    for placeholder in PLACEHOLDERS {
+        match rest.matches(placeholder).count() {
+            0 => {}
+            1 => seen.push(placeholder),
+            _ => return Some(error(field, format!("{placeholder} stands in {prefix:?} more than once"), "name it once")),
+        }
+        rest = rest.replace(placeholder, "");
+    }
+    if rest.contains(['{', '}']) {
+        return Some(error(field, format!("{prefix:?} has an unknown placeholder"), "use {date}, {hour} and {minute}"));
+    }
+    match arrival {
+        Arrival::PathTime if !seen.contains(&"{date}") => Some(error(
+            field,
+            format!("with arrival: PathTime the prefix {prefix:?} must say the date"),
+            "put {date} into it, or use arrival: ObjectTime",
+        )),
+        Arrival::PathTime if seen.contains(&"{minute}") && !seen.contains(&"{hour}") => {
+            Some(error(field, format!("{prefix:?} has {{minute}} without {{hour}}"), "put {hour} before {minute}"))
+        }
+        Arrival::PathTime => None,
+        Arrival::ObjectTime | Arrival::None if !seen.is_empty() => Some(error(
+            field,
+            format!("{prefix:?} has {}, which is a time of arrival", seen.join(" and ")),
+            "use arrival: PathTime, or a prefix without placeholders",
+        )),
+        Arrival::ObjectTime | Arrival::None => None,
+    }
+}
+
+/// What the class allows.
+pub fn within_class(job: &BackfillJobSpec, class_name: &str, class: &BackfillClassSpec) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let length = job.window.end.0.duration_since(job.window.start.0);
+    if length.as_secs() > i64::try_from(class.limits.max_window.as_secs()).unwrap_or(i64::MAX) {
+        errors.push(error(
+            "spec.window",
+            format!("it is longer than the {} that class {class_name} allows", class.limits.max_window),
+            "narrow the window, split it into several jobs, or use another class",
+        ));
+    }
+    if let Some(parallelism) = job.execution.parallelism.filter(|p| *p > class.limits.max_parallelism) {
+        errors.push(error(
+            "spec.execution.parallelism",
+            format!("{parallelism} is more than the {} that class {class_name} allows", class.limits.max_parallelism),
+            "lower it",
+        ));
+    }
+    errors
+}
+
+/// Whether a cluster lets a namespace do all of `verbs` with a topic; otherwise the first verb that it does not.
+pub fn granted(cluster: &KafkaClusterSpec, namespace: &str, topic: &str, verbs: &[GrantVerb]) -> Result<(), GrantVerb> {
+    let holds = |verb: &GrantVerb| {
+        cluster.grants.iter().any(|grant| {
+            grant.verbs.contains(verb)
+                && grant.namespaces.iter().any(|n| n == "*" || n == namespace)
+                && grant.topics.iter().any(|pattern| regex::Regex::new(pattern).is_ok_and(|r| r.is_match(topic)))
+        })
+    };
+    verbs.iter().find(|v| !holds(v)).map_or(Ok(()), |verb| Err(*verb))
+}
+
+/// What can be known of a cluster by itself.
+pub fn kafka_cluster(cluster: &KafkaClusterSpec) -> Vec<FieldError> {
+    let patterns =
+        cluster.grants.iter().enumerate().flat_map(|(g, grant)| grant.topics.iter().enumerate().map(move |(t, pattern)| (g, t, pattern)));
+    patterns
+        .filter_map(|(g, t, pattern)| {
+            let e = regex::Regex::new(pattern).err()?;
+            Some(error(
+                format!("spec.grants[{g}].topics[{t}]"),
+                format!("{pattern:?} is not a regular expression: {e}"),
+                "correct it; it is matched against whole names",
+            ))
+        })
+        .collect()
+}
+
+/// When the last row of a job's window can have reached its sources: planning before that would miss rows.
+pub fn complete_at(job: &BackfillJob) -> jiff::Timestamp {
+    let end = job.spec.window.end.0;
+    let lateness = job.spec.sources.iter().filter(|s| s.arrival != Arrival::None).map(|s| s.lateness().as_std()).max().unwrap_or_default();
+    end.checked_add(lateness).unwrap_or(jiff::Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka_cluster::Grant;
+
+    #[test]
+    fn prefixes_say_when_rows_arrived_or_nothing() {
+        for (prefix_text, arrival, refused) in [
+            ("v2/dt={date}/hr={hour}/", Arrival::PathTime, false),
+            ("v2/", Arrival::PathTime, true),
+            ("v2/{date}/{minute}/", Arrival::PathTime, true),
+            ("v2/{date}/{date}/", Arrival::PathTime, true),
+            ("v2/{day}/", Arrival::PathTime, true),
+            ("v2/", Arrival::ObjectTime, false),
+            ("v2/{date}/", Arrival::ObjectTime, true),
+            ("v2/{date}/", Arrival::None, true),
+        ] {
+            assert_eq!(prefix("f", prefix_text, arrival).is_some(), refused, "{prefix_text} {arrival:?}");
+        }
+    }
+
+    #[test]
+    fn a_grant_is_for_these_namespaces_these_topics_and_these_verbs() {
+        let cluster = KafkaClusterSpec {
+            bootstrap_servers: vec!["b:9092".into()],
+            security: Default::default(),
+            credentials_secret_ref: None,
+            grants: vec![Grant { namespaces: vec!["growth".into()], topics: vec![r"^app_.*$".into()], verbs: vec![GrantVerb::Write] }],
+        };
+        assert_eq!(granted(&cluster, "growth", "app_events", &[GrantVerb::Write]), Ok(()));
+        assert_eq!(granted(&cluster, "growth", "app_events", &[GrantVerb::Write, GrantVerb::Read]), Err(GrantVerb::Read));
+        assert_eq!(granted(&cluster, "growth", "my_app_events", &[GrantVerb::Write]), Err(GrantVerb::Write));
+        assert_eq!(granted(&cluster, "other", "app_events", &[GrantVerb::Write]), Err(GrantVerb::Write));
+    }
+}
