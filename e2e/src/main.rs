@@ -1,0 +1,55 @@
+//! `weir-e2e`: the local cluster from the command line. What it prints on its standard output is for scripts; what happens
+//! meanwhile goes to standard error.
+
+use std::io::Write as _;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+use weir_e2e::access::Cluster;
+use weir_e2e::environment::Environment;
+use weir_e2e::layout::Layout;
+use weir_e2e::{cluster, deploy, images};
+
+/// A two-node Kubernetes cluster with Kafka, S3 and PostgreSQL, from package registries alone.
+#[derive(Debug, Parser)]
+#[command(name = "weir-e2e")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Bring the cluster up and print the path of its env file.
+    Up,
+    /// Take the cluster down and leave nothing behind.
+    Down,
+    /// Build the images of operator and worker, load them on both nodes, and print their names.
+    Images,
+    /// Put the operator into the cluster and wait until it is ready.
+    Deploy,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr).init();
+    let layout = Layout::from_environment();
+    match Arguments::parse().verb {
+        Verb::Up => {
+            let path = cluster::up(&layout).await?;
+            writeln!(std::io::stdout(), "{}", path.display()).context("cannot print the path")?;
+        }
+        Verb::Down => cluster::down(&layout).await?,
+        // Another's cluster gets its images by another's hand; the environment names them.
+        Verb::Images if Environment::load()?.is_external() => {}
+        Verb::Images => {
+            for reference in images::load(&layout).await? {
+                writeln!(std::io::stdout(), "{reference}").context("cannot print an image's name")?;
+            }
+        }
+        Verb::Deploy => deploy::deploy(&layout, &Cluster::connect().await?).await?,
+    }
+    Ok(())
+}
