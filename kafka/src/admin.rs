@@ -1,0 +1,223 @@
+//! Reading what a cluster and its topics are, and creating the one kind of topic that weir owns.
+//!
+//! This wraps the library's admin client, which is not handed out: the only change that can be made through here is the
+//! creation of a progress topic. In particular nothing alters the configuration of an existing topic.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use rdkafka::{
+    admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
+    error::KafkaError,
+    types::RDKafkaErrorCode,
+};
+
+use crate::{
+    config::{ConfigError, KafkaConfig},
+    context::Logged,
+    failure,
+    native::{self, ClusterDescription, NativeError, PartitionDescription},
+};
+
+/// An answer to an administrative question; a healthy cluster gives it within milliseconds.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// Readers of a progress partition are ordered by it being one.
+const PROGRESS_PARTITIONS: usize = 1;
+/// The broker's `default.replication.factor`.
+const REPLICATION_OF_THE_BROKER: i32 = -1;
+
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    #[error("the Kafka client cannot be configured")]
+    Config(#[from] ConfigError),
+    #[error("the Kafka client cannot be made")]
+    Client(#[source] KafkaError),
+    #[error("the cluster does not describe itself")]
+    DescribeCluster(#[source] NativeError),
+    #[error("topic {topic} cannot be described")]
+    DescribeTopic {
+        topic: String,
+        #[source]
+        source: NativeError,
+    },
+    #[error("the configuration of topic {topic} cannot be read")]
+    DescribeConfig {
+        topic: String,
+        #[source]
+        source: KafkaError,
+    },
+    #[error("the configuration of topic {topic} was refused: {code}")]
+    ConfigRefused { topic: String, code: RDKafkaErrorCode },
+    #[error("topic {topic} cannot be created")]
+    CreateTopic {
+        topic: String,
+        #[source]
+        source: KafkaError,
+    },
+    #[error("creation of topic {topic} was refused: {code}")]
+    CreationRefused { topic: String, code: RDKafkaErrorCode },
+    #[error("topic {topic} was created but is not there yet")]
+    NotYetThere { topic: String },
+    #[error("topic {topic} is there but cannot hold progress: it has {partitions} partitions and cleanup.policy {cleanup_policy}, and needs one partition and compact; move it away, or give it that policy if it has one partition")]
+    Unfit { topic: String, partitions: usize, cleanup_policy: String },
+    #[error("an administrative call did not end")]
+    Interrupted,
+}
+
+impl AdminError {
+    /// Whether the cluster said that this identity may not.
+    pub fn is_denied(&self) -> bool {
+        let code = match self {
+            Self::DescribeCluster(source) | Self::DescribeTopic { source, .. } => match source {
+                NativeError::Request { code, .. } => Some(*code),
+                NativeError::Name(_) | NativeError::Null(_) | NativeError::Option { .. } | NativeError::NoAnswer(_) => None,
+            },
+            Self::DescribeConfig { source, .. } | Self::CreateTopic { source, .. } => source.rdkafka_error_code(),
+            Self::ConfigRefused { code, .. } | Self::CreationRefused { code, .. } => Some(*code),
+            Self::Config(_) | Self::Client(_) | Self::NotYetThere { .. } | Self::Unfit { .. } | Self::Interrupted => None,
+        };
+        code.is_some_and(failure::is_denied)
+    }
+}
+
+/// A topic as the brokers see it now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicDescription {
+    /// The broker's id of this very topic: one that is deleted and created again has another.
+    pub id: String,
+    /// In order of their numbers.
+    pub partitions: Vec<PartitionDescription>,
+}
+
+/// The settings in effect on a topic, the brokers' defaults included.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TopicConfig(BTreeMap<String, String>);
+
+impl TopicConfig {
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(String::as_str)
+    }
+
+    /// The largest record batch that the topic takes.
+    pub fn max_message_bytes(&self) -> Option<u64> {
+        self.get("max.message.bytes")?.parse().ok()
+    }
+
+    /// Whether `cleanup.policy` contains `policy`.
+    pub fn cleans_up_by(&self, policy: &str) -> bool {
+        self.get("cleanup.policy").unwrap_or_default().split(',').any(|p| p.trim() == policy)
+    }
+
+    /// `None`: records stay for ever.
+    pub fn retention(&self) -> Option<Duration> {
+        let ms: i64 = self.get("retention.ms")?.parse().ok()?;
+        u64::try_from(ms).ok().map(Duration::from_millis)
+    }
+
+    /// Whether the brokers replace the records' timestamps by the time of arrival.
+    pub fn stamps_on_arrival(&self) -> bool {
+        self.get("message.timestamp.type") == Some("LogAppendTime")
+    }
+
+    /// How far a record's timestamp may lie before the broker's clock; `None`: any time.
+    pub fn timestamp_before_max(&self) -> Option<Duration> {
+        let ms: i64 = self.get("message.timestamp.before.max.ms")?.parse().ok()?;
+        (ms != i64::MAX).then(|| Duration::from_millis(ms.unsigned_abs()))
+    }
+}
+
+/// A client for administrative questions. Cheap to clone.
+#[derive(Clone)]
+pub struct Admin {
+    client: Arc<AdminClient<Logged>>,
+}
+
+impl Admin {
+    /// Makes a client; nothing is sent yet.
+    pub fn new(config: &KafkaConfig) -> Result<Self, AdminError> {
+        use rdkafka::config::FromClientConfigAndContext as _;
+        let client = AdminClient::from_config_and_context(&config.client()?, Logged).map_err(AdminError::Client)?;
+        Ok(Self { client: Arc::new(client) })
+    }
+
+    pub async fn cluster(&self) -> Result<ClusterDescription, AdminError> {
+        let client = Arc::clone(&self.client);
+        tokio::task::spawn_blocking(move || native::describe_cluster(client.inner(), REQUEST_TIMEOUT))
+            .await
+            .map_err(|_| AdminError::Interrupted)?
+            .map_err(AdminError::DescribeCluster)
+    }
+
+    /// `None` if there is no such topic.
+    pub async fn topic(&self, topic: &str) -> Result<Option<TopicDescription>, AdminError> {
+        let (client, name) = (Arc::clone(&self.client), topic.to_owned());
+        let found = tokio::task::spawn_blocking(move || native::describe_topic(client.inner(), &name, REQUEST_TIMEOUT))
+            .await
+            .map_err(|_| AdminError::Interrupted)?
+            .map_err(|source| AdminError::DescribeTopic { topic: topic.to_owned(), source })?;
+        Ok(found.map(|topic| TopicDescription { id: topic.id, partitions: topic.partitions }))
+    }
+
+    pub async fn topic_config(&self, topic: &str) -> Result<TopicConfig, AdminError> {
+        let failed = |source| AdminError::DescribeConfig { topic: topic.to_owned(), source };
+        let results = self.client.describe_configs([&ResourceSpecifier::Topic(topic)], &options()).await.map_err(failed)?;
+        let resource = results.into_iter().next().ok_or_else(|| failed(KafkaError::Canceled))?;
+        let resource = resource.map_err(|code| AdminError::ConfigRefused { topic: topic.to_owned(), code })?;
+        Ok(TopicConfig(resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect()))
+    }
+
+    /// Sees to it that `topic` is a topic that progress can be kept in: compacted, with one partition. An existing topic
+    /// is never changed: one that does not fit is an error.
+    pub async fn ensure_progress_topic(&self, topic: &str) -> Result<TopicDescription, AdminError> {
+        if self.topic(topic).await?.is_none() {
+            self.create_progress_topic(topic).await?;
+        }
+        // Looked at again either way: somebody else may have made it, in another shape.
+        let found = self.topic(topic).await?.ok_or_else(|| AdminError::NotYetThere { topic: topic.to_owned() })?;
+        let config = self.topic_config(topic).await?;
+        if found.partitions.len() == PROGRESS_PARTITIONS && config.cleans_up_by("compact") && !config.cleans_up_by("delete") {
+            Ok(found)
+        } else {
+            let cleanup_policy = config.get("cleanup.policy").unwrap_or("unknown").to_owned();
+            Err(AdminError::Unfit { topic: topic.to_owned(), partitions: found.partitions.len(), cleanup_policy })
+        }
+    }
+
+    async fn create_progress_topic(&self, topic: &str) -> Result<(), AdminError> {
+        let new = NewTopic::new(topic, PROGRESS_PARTITIONS as i32, TopicReplication::Fixed(REPLICATION_OF_THE_BROKER)).set("cleanup.policy", "compact");
+        let failed = |source| AdminError::CreateTopic { topic: topic.to_owned(), source };
+        let results = self.client.create_topics([&new], &options()).await.map_err(failed)?;
+        match results.into_iter().next().ok_or_else(|| failed(KafkaError::Canceled))? {
+            Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => Ok(()),
+            Err((topic, code)) => Err(AdminError::CreationRefused { topic, code }),
+        }
+    }
+}
+
+/// The answer to `create_topics` waits for the brokers to know the topic.
+fn options() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT)).operation_timeout(Some(REQUEST_TIMEOUT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(entries: &[(&str, &str)]) -> TopicConfig {
+        TopicConfig(entries.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
+    }
+
+    #[test]
+    fn infinite_is_not_a_duration() {
+        assert_eq!(config(&[("retention.ms", "-1")]).retention(), None);
+        assert_eq!(config(&[("retention.ms", "1500")]).retention(), Some(Duration::from_millis(1500)));
+        assert_eq!(config(&[("message.timestamp.before.max.ms", "9223372036854775807")]).timestamp_before_max(), None);
+        assert_eq!(config(&[("message.timestamp.before.max.ms", "7")]).timestamp_before_max(), Some(Duration::from_millis(7)));
+    }
+
+    #[test]
+    fn policies_are_a_list() {
+        let both = config(&[("cleanup.policy", "compact, delete")]);
+        assert!(both.cleans_up_by("compact") && both.cleans_up_by("delete"));
+        assert!(!config(&[("cleanup.policy", "compacted")]).cleans_up_by("compact"));
+    }
+}

@@ -1,0 +1,22 @@
+//! How weir talks to Kafka: one client configuration, safe administration, transactions and bounded reads.
+//!
+//! Everything here is synchronous or says so; callers choose the thread. Nothing here decides what to publish, and no
+//! call that resets what it does not name (the non-incremental alteration of configs) is reachable from here.
+
+pub mod admin;
+pub mod config;
+mod context;
+mod delivery;
+pub mod failure;
+pub mod murmur2;
+mod native;
+pub mod progress;
+pub mod range;
+pub mod transaction;
+#[cfg(test)]
+mod transaction_tests;
+
+pub use admin::{Admin, AdminError, TopicConfig, TopicDescription};
+pub use config::{ConfigError, KafkaConfig};
+pub use native::{BrokerNode, ClusterDescription, PartitionDescription};
+pub use failure::Consequence;

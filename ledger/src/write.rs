@@ -1,0 +1,199 @@
+//! Writing: manifests once, parts under names that tell their content, progress over and over.
+
+use std::{path::Path, time::Duration};
+
+use aws_sdk_s3::{
+    config::http::HttpResponse,
+    error::SdkError,
+    operation::put_object::PutObjectError,
+    primitives::ByteStream,
+    types::{CompletedMultipartUpload, CompletedPart},
+};
+use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncReadExt as _;
+
+use crate::{Cause, Ledger, LedgerError, error::status};
+
+/// One part of a multipart upload: at least S3's 5 MiB, and what an upload holds in memory.
+const PART_BYTES: usize = 8 * 1024 * 1024;
+/// S3's own bound, 80 GiB at this size.
+const PARTS_MAX: usize = 10_000;
+/// A store that answers 409 is deciding between two writers of one key; it has decided soon.
+const CONFLICT_ATTEMPTS_MAX: u32 = 5;
+const CONFLICT_PAUSE: Duration = Duration::from_millis(200);
+
+/// What became of an object that may be put once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PutOnce {
+    /// It was put by this call.
+    Written,
+    /// It was there, with the same bytes: this call was made before, or its own response was lost.
+    Same,
+    /// It was there, with other bytes, and is as it was.
+    Different { found: Bytes },
+}
+
+impl Ledger {
+    /// Puts an object unless there is one. What was there, or what became of a call whose answer was lost, is read back
+    /// and compared, never guessed. An error says that it is not known whether the object is there: call again.
+    pub async fn put_once(&self, key: &str, bytes: Bytes) -> Result<PutOnce, LedgerError> {
+        let mut attempt = 1;
+        loop {
+            let error = match self.put(key, bytes.clone(), true).await {
+                Ok(()) => return Ok(PutOnce::Written),
+                Err(error) => error,
+            };
+            match status(&error) {
+                Some(412) => return self.compare(key, &bytes).await?.ok_or_else(|| LedgerError::Vanished { bucket: self.bucket.clone(), key: key.to_owned() }),
+                Some(409) => {
+                    if let Some(found) = self.compare(key, &bytes).await? {
+                        return Ok(found);
+                    }
+                    if attempt == CONFLICT_ATTEMPTS_MAX {
+                        return Err(LedgerError::request("putting", &self.bucket, key, &error));
+                    }
+                    attempt += 1;
+                    tokio::time::sleep(CONFLICT_PAUSE).await;
+                }
+                _ => {
+                    let error = LedgerError::request("putting", &self.bucket, key, &error);
+                    return match error.cause() {
+                        // The request may have taken effect though no answer came.
+                        Some(Cause::Unavailable) => self.compare(key, &bytes).await?.ok_or(error),
+                        Some(Cause::Denied | Cause::Refused) | None => Err(error),
+                    };
+                }
+            }
+        }
+    }
+
+    /// What is there beside what was to be put; `None`: nothing is there.
+    async fn compare(&self, key: &str, bytes: &Bytes) -> Result<Option<PutOnce>, LedgerError> {
+        Ok(self.get(key).await?.map(|found| if found == *bytes { PutOnce::Same } else { PutOnce::Different { found } }))
+    }
+
+    /// Puts an object whatever is there. For progress, which is only shown; nothing is ever decided by it.
+    pub async fn overwrite(&self, key: &str, bytes: Bytes) -> Result<(), LedgerError> {
+        self.put(key, bytes, false).await.map_err(|error| LedgerError::request("putting", &self.bucket, key, &error))
+    }
+
+    async fn put(&self, key: &str, bytes: Bytes, once: bool) -> Result<(), SdkError<PutObjectError, HttpResponse>> {
+        let request = self.client.put_object().bucket(&self.bucket).key(key).body(ByteStream::from(bytes));
+        let request = if once { request.if_none_match("*") } else { request };
+        request.send().await.map(drop)
+    }
+
+    /// Puts a part whose key holds the digest of its bytes: writing it twice writes the same.
+    pub async fn put_part(&self, key: &str, bytes: Bytes) -> Result<(), LedgerError> {
+        if bytes.len() <= PART_BYTES {
+            return self.overwrite(key, bytes).await;
+        }
+        let mut upload = self.upload(key).await?;
+        upload.write(bytes).await?;
+        upload.finish().await
+    }
+
+    /// As [`Ledger::put_part`], from a file, without holding it in memory.
+    pub async fn put_part_file(&self, key: &str, path: &Path) -> Result<(), LedgerError> {
+        let failed = |source| LedgerError::File { path: path.to_owned(), source };
+        let mut file = tokio::fs::File::open(path).await.map_err(failed)?;
+        let bytes = file.metadata().await.map_err(failed)?.len();
+        if bytes <= PART_BYTES as u64 {
+            let mut content = Vec::new();
+            file.read_to_end(&mut content).await.map_err(failed)?;
+            return self.overwrite(key, content.into()).await;
+        }
+        let mut upload = self.upload(key).await?;
+        loop {
+            let mut buffer = BytesMut::with_capacity(PART_BYTES);
+            while buffer.len() < PART_BYTES && file.read_buf(&mut buffer).await.map_err(failed)? > 0 {}
+            if buffer.is_empty() {
+                return upload.finish().await;
+            }
+            upload.write(buffer.freeze()).await?;
+        }
+    }
+
+    /// Begins an upload of unknown length. The object is there when [`Upload::finish`] returns and not before; an upload
+    /// that is given up leaves nothing that a reader would see.
+    pub async fn upload(&self, key: &str) -> Result<Upload, LedgerError> {
+        let created = self.client.create_multipart_upload().bucket(&self.bucket).key(key).send().await;
+        let created = created.map_err(|error| LedgerError::request("beginning the upload of", &self.bucket, key, &error))?;
+        let id = created.upload_id.unwrap_or_default();
+        Ok(Upload { ledger: self.clone(), key: key.to_owned(), id, parts: Vec::new(), pending: BytesMut::new() })
+    }
+}
+
+/// A multipart upload: it holds at most one part in memory.
+#[derive(Debug)]
+pub struct Upload {
+    ledger: Ledger,
+    key: String,
+    id: String,
+    parts: Vec<CompletedPart>,
+    pending: BytesMut,
+}
+
+impl Upload {
+    /// Adds bytes; whole parts are sent at once.
+    pub async fn write(&mut self, bytes: Bytes) -> Result<(), LedgerError> {
+        let mut rest = bytes;
+        while self.pending.len() + rest.len() >= PART_BYTES {
+            let part = if self.pending.is_empty() {
+                rest.split_to(PART_BYTES)
+            } else {
+                let taken = rest.split_to(PART_BYTES - self.pending.len());
+                self.pending.extend_from_slice(&taken);
+                self.pending.split().freeze()
+            };
+            self.send(part).await?;
+        }
+        self.pending.extend_from_slice(&rest);
+        Ok(())
+    }
+
+    /// Makes the object visible. If the answer is lost the SDK asks again, and the same upload is completed once.
+    pub async fn finish(mut self) -> Result<(), LedgerError> {
+        if !self.pending.is_empty() || self.parts.is_empty() {
+            let last = self.pending.split().freeze();
+            self.send(last).await?;
+        }
+        let Ledger { client, bucket } = &self.ledger;
+        let parts = CompletedMultipartUpload::builder().set_parts(Some(std::mem::take(&mut self.parts))).build();
+        let done = client.complete_multipart_upload().bucket(bucket).key(&self.key).upload_id(&self.id).multipart_upload(parts).send().await;
+        match done {
+            Ok(_) => Ok(()),
+            // A retry of a request that had taken effect finds no such upload, but the object.
+            Err(error) if status(&error) == Some(404) && self.ledger.head(&self.key).await?.is_some() => Ok(()),
+            Err(error) => Err(LedgerError::request("completing the upload of", bucket, &self.key, &error)),
+        }
+    }
+
+    /// Gives the upload up, so that its parts are not kept. A worker that dies here leaves them to the bucket's rule for
+    /// incomplete uploads.
+    pub async fn abort(self) -> Result<(), LedgerError> {
+        let Ledger { client, bucket } = &self.ledger;
+        let aborted = client.abort_multipart_upload().bucket(bucket).key(&self.key).upload_id(&self.id).send().await;
+        aborted.map(drop).map_err(|error| LedgerError::request("aborting the upload of", bucket, &self.key, &error))
+    }
+
+    async fn send(&mut self, bytes: Bytes) -> Result<(), LedgerError> {
+        let Ledger { client, bucket } = &self.ledger;
+        let number = self.parts.len() + 1;
+        if number > PARTS_MAX {
+            return Err(LedgerError::TooLarge { key: self.key.clone(), max: PARTS_MAX });
+        }
+        let sent = client
+            .upload_part()
+            .bucket(bucket)
+            .key(&self.key)
+            .upload_id(&self.id)
+            .part_number(number as i32)
+            .body(ByteStream::from(bytes))
+            .send()
+            .await;
+        let sent = sent.map_err(|error| LedgerError::request("uploading a part of", bucket, &self.key, &error))?;
+        self.parts.push(CompletedPart::builder().part_number(number as i32).set_e_tag(sent.e_tag).build());
+        Ok(())
+    }
+}
