@@ -90,7 +90,7 @@ impl Event {
             quantity: (event_type != EventType::ProductView).then(|| 1 + random.below(5)),
             price: price(&mut random),
             score: score(&mut random),
-            referrer: random.chance(400).then(|| *random.pick(&REFERRERS)),
+            referrer: random.chance(400).then(|| random.pick(&REFERRERS)),
             tags: random.chance(300).then(|| random.below(4)),
             items: if event_type == EventType::CheckoutStart { 1 + random.below(3) } else { 0 },
         }

@@ -45,7 +45,7 @@ impl Random {
         (self.next() >> (64 - BITS)) as f64 / (1u64 << BITS) as f64
     }
 
-    pub fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
-        &of[self.below(of.len() as u64) as usize]
+    pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len() as u64) as usize]
     }
 }

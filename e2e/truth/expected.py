@@ -1,0 +1,129 @@
+"""What should be in the topic, from the log's objects alone."""
+
+import gzip
+import os
+import re
+from collections import Counter, namedtuple
+from datetime import datetime, timezone
+
+import rules
+
+# `line` is (object's ordinal, number of the line): where the winning copy stands.
+Expected = namedtuple("Expected", "partition key timestamp value slice line")
+
+HOURLY = re.compile(r"v2/dt=(\d{4}-\d\d-\d\d)/hr=(\d\d)/")
+# Prefixes that overlap [start - skew, end + lateness).
+FIRST_HOUR_US = (rules.WINDOW_US[0] - rules.SKEW_US) // rules.HOUR_US * rules.HOUR_US
+END_US = rules.WINDOW_US[1] + rules.LATENESS_US
+
+
+def objects(folder):
+    """(key, start of its hour) of every object that the job calls for, in the order of a listing."""
+    keys = []
+    for path, _, names in os.walk(folder):
+        keys += [os.path.relpath(os.path.join(path, name), folder).replace(os.sep, "/") for name in names]
+    found = []
+    # S3 lists by bytes.
+    for key in sorted(keys, key=str.encode):
+        hourly = HOURLY.match(key)
+        if not hourly:
+            continue
+        start = datetime.strptime(hourly[1] + hourly[2], "%Y-%m-%d%H").replace(tzinfo=timezone.utc)
+        hour_us = (start - rules.EPOCH) // rules.MICROSECOND
+        if FIRST_HOUR_US <= hour_us < END_US:
+            found.append((key, hour_us))
+    return found
+
+
+def lines(path):
+    """(number, line) of the lines that are rows, without their ends."""
+    with gzip.open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            line = line.removesuffix(b"\n")
+            if line.strip():
+                yield number, line
+
+
+class Truth:
+    """Expected records by event id, and how many rows met which fate."""
+
+    def __init__(self, partitions):
+        self.partitions = partitions
+        self.records = {}
+        self.counts = Counter()
+        self.by_slice = Counter()
+        self.bytes = 0
+        self._partition_of = {}
+
+    def read(self, folder):
+        """Reads every object, in order: the first copy of an id is the one that stays."""
+        for ordinal, (key, hour_us) in enumerate(objects(folder)):
+            path = os.path.join(folder, key)
+            self.bytes += os.path.getsize(path)
+            for number, line in lines(path):
+                self._line(line, (ordinal, number), hour_us)
+        return self
+
+    def _line(self, line, at, hour_us):
+        counts = self.counts
+        counts["read"] += 1
+        try:
+            event = rules.select(rules.parse_line(line))
+        except rules.Invalid:
+            counts["invalid"] += 1
+            return
+        if event is None:
+            counts["filteredOut"] += 1
+            return
+        fate = rules.placement(event, hour_us)
+        counts[fate] += 1
+        if fate == "selected":
+            self._selected(event, at)
+
+    def _selected(self, event, at):
+        event_id = event["event_id"]
+        if event_id in self.records:
+            self.counts["duplicates"] += 1
+            return
+        value = rules.record_value(event)
+        # A field's name and a few signs around a text that is as long as the whole.
+        if value is None or len(event["referrer"] or "") > rules.MAX_MESSAGE_BYTES:
+            self.counts["refused"] += 1
+            return
+        key = None if event["user_id"] is None else str(event["user_id"])
+        slice_id = rules.slice_of(event["event_time"])
+        self.by_slice[slice_id, event["event_type"]] += 1
+        self.counts["staged"] += 1
+        self.records[event_id] = Expected(
+            self._partition(key or event_id), key, value["event_time"], rules.canonical(value), slice_id, at)
+
+    def _partition(self, text):
+        if text not in self._partition_of:
+            if len(self._partition_of) > 500_000:
+                self._partition_of.clear()
+            self._partition_of[text] = rules.partition(text.encode(), self.partitions)
+        return self._partition_of[text]
+
+
+def against_planted(truth, planted):
+    """What the generator says it planted and what was derived from its log: each difference is a sentence."""
+    counts, wrong = truth.counts, []
+
+    def same(what, derived, said):
+        if derived != said:
+            wrong.append("%s: the generator planted %s, the log has %s" % (what, said, derived))
+
+    same("recoverable events", counts["staged"], planted["recoverable"])
+    same("duplicates", counts["duplicates"], planted["duplicates"])
+    same("late rows", counts["late"], planted["late"])
+    same("invalid rows", counts["invalid"], sum(planted["invalid"].values()))
+    same("events that no record can carry", counts["refused"], sum(planted["refused"].values()))
+    same("rows filtered out", counts["filteredOut"], planted["filteredOut"])
+    same("rows outside the window", counts["outside"], planted["outsideWindow"])
+    same("rows", counts["read"], planted["lines"] - planted["unread"])
+    same("sum of ids", sum(int(event_id[3:], 16) for event_id in truth.records) % 2**64, planted["idSum"])
+    by_slice = {(s, t): n for s, types in planted["bySlice"].items() for t, n in types.items()}
+    same("events by slice and type", dict(truth.by_slice), by_slice)
+    return wrong
