@@ -69,16 +69,21 @@ generate:
     cargo run --quiet --locked --package weir-crds --bin crdgen
 
 # Licences, bans, sources and duplicates of what we depend on.
-deny:
+deny: (tool "cargo-deny")
     cargo deny --locked check licenses bans sources
 
 # Known vulnerabilities; needs the advisory database, which is not in a registry.
-advisories:
+advisories: (tool "cargo-deny")
     cargo deny --locked check advisories
 
 # The book.
-docs:
+docs: (tool "mdbook")
     mdbook build docs
+
+# Install one of cargo's tools, unless it is there.
+[private]
+tool name:
+    @command -v {{ name }} >/dev/null || cargo install --locked --quiet {{ name }}
 
 # What CI runs.
 ci: install lint deny unit e2e

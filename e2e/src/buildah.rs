@@ -64,8 +64,12 @@ impl Build<'_> {
         let target = format!("docker-archive:{}:{}", self.archive.display(), self.image);
         let push = buildah(layout, &["push", "--quiet", self.image, &target]);
         output_of(push, BUILD_TIMEOUT).await.map_err(|source| Error::Export { image: self.image.to_owned(), source })?;
-        let remove = buildah(layout, &["rmi", "--force", self.image]);
-        output_of(remove, BUILD_TIMEOUT).await.map_err(|source| Error::Remove { image: self.image.to_owned(), source })?;
+        // Earlier stages are kept as containers and images without a name.
+        for forget in [["rmi", "--force", self.image].as_slice(), &["rm", "--all"], &["rmi", "--prune", "--force"]] {
+            output_of(buildah(layout, forget), BUILD_TIMEOUT)
+                .await
+                .map_err(|source| Error::Remove { image: self.image.to_owned(), source })?;
+        }
         Ok(())
     }
 

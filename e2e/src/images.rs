@@ -1,8 +1,8 @@
 //! Images of the operator and the worker, as they are built now, on both nodes.
 //!
 //! The same Dockerfile as everyone's, with binaries from the development build and a base image made of this machine's own
-//! libraries, since no registry is asked. An image's tag is the digest of its binary, so what is loaded is never stale and
-//! never loaded twice.
+//! libraries, since no registry is asked. An image's tag is the digest of what it is made of, so what is loaded is never stale
+//! and never loaded twice.
 
 use std::path::{Path, PathBuf};
 
@@ -15,11 +15,8 @@ use crate::command::{self, BUILD_TIMEOUT, STEP_TIMEOUT, command, output_of, run}
 use crate::environment::{self, Environment, names};
 use crate::layout::Layout;
 
-/// Hexadecimal digits of a binary's digest in the image's tag.
-const TAG_DIGITS: usize = 16;
-
 /// Debian's packages whose libraries a Rust program is linked with.
-const BASE_PACKAGES: [&str; 3] = ["libc6", "libgcc-s1", "libstdc++6"];
+const BASE_PACKAGES: [&str; 4] = ["libc6", "libgcc-s1", "libstdc++6", "zlib1g"];
 
 /// The certificates of the world's authorities, as Debian has them.
 const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -91,9 +88,10 @@ pub enum Error {
 pub async fn load(layout: &Layout) -> Result<Vec<String>, Error> {
     let mut environment = Environment::read(&layout.env_file())?;
     let binaries = compile(layout).await?;
+    let base = Base::describe(layout).await?;
     let mut references = Vec::new();
     for (image, binary) in IMAGES.iter().zip(&binaries) {
-        let reference = format!("weir.local/{}:{}", image.binary, digest(binary)?);
+        let reference = reference(layout, *image, binary, &base)?;
         let mut missing = Vec::new();
         for node in 0..network::NODES {
             if !is_loaded(layout, node, &reference).await? {
@@ -101,7 +99,7 @@ pub async fn load(layout: &Layout) -> Result<Vec<String>, Error> {
             }
         }
         if !missing.is_empty() {
-            build_and_load(layout, *image, binary, &reference, &missing).await?;
+            build_and_load(layout, *image, binary, &base, &reference, &missing).await?;
         }
         environment.set(image.variable, &reference);
         references.push(reference);
@@ -128,9 +126,9 @@ fn executable(messages: &str, binary: &str) -> Option<PathBuf> {
     made.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).last()
 }
 
-async fn build_and_load(layout: &Layout, image: Image, binary: &Path, reference: &str, nodes: &[u8]) -> Result<(), Error> {
+async fn build_and_load(layout: &Layout, image: Image, binary: &Path, base: &Base, reference: &str, nodes: &[u8]) -> Result<(), Error> {
     tracing::info!("building and loading {reference}");
-    let base = base_image(layout).await?;
+    base.ensure(layout).await?;
     let context = folder_in(layout.cache())?;
     link_or_copy(binary, &context.path().join(image.binary))?;
     link_or_copy(Path::new(AUTHORITIES), &context.path().join("ca-certificates.crt"))?;
@@ -141,7 +139,7 @@ async fn build_and_load(layout: &Layout, image: Image, binary: &Path, reference:
         containerfile: &layout.checkout().join("Dockerfile"),
         context: context.path(),
         target: image.target,
-        arguments: &[format!("BASE_IMAGE={base}"), "BINARIES=prebuilt".to_owned()],
+        arguments: &[format!("BASE_IMAGE={}", base.image), "BINARIES=prebuilt".to_owned()],
         image: reference,
         archive: &archive,
     }
@@ -162,26 +160,35 @@ async fn is_loaded(layout: &Layout, node: u8, reference: &str) -> Result<bool, E
     Ok(listed.lines().any(|line| line == reference))
 }
 
-/// An image with this machine's C library, in buildah's storage, named by the versions of what is in it.
-async fn base_image(layout: &Layout) -> Result<String, Error> {
-    let containerfile = layout.sources().join("images/Dockerfile");
-    let source = std::fs::read(&containerfile).map_err(|source| Error::File { what: "read", path: containerfile.clone(), source })?;
-    let versions = run("dpkg-query", ["--show"].into_iter().chain(BASE_PACKAGES)).await.map_err(Error::Libraries)?;
-    let mut inputs = Inputs::default().add("Dockerfile", &source).add("packages", versions.as_bytes());
-    for (path, content) in BASE_FILES {
-        inputs = inputs.add(path, content.as_bytes());
+/// An image with this machine's libraries, in buildah's storage.
+#[derive(Debug)]
+struct Base {
+    containerfile: PathBuf,
+    /// Named by the versions of what is in it.
+    image: String,
+}
+
+impl Base {
+    async fn describe(layout: &Layout) -> Result<Self, Error> {
+        let containerfile = layout.sources().join("images/Dockerfile");
+        let versions = run("dpkg-query", ["--show"].into_iter().chain(BASE_PACKAGES)).await.map_err(Error::Libraries)?;
+        let mut inputs = Inputs::default().add("Dockerfile", &read(&containerfile)?).add("packages", versions.as_bytes());
+        for (path, content) in BASE_FILES {
+            inputs = inputs.add(path, content.as_bytes());
+        }
+        Ok(Self { containerfile, image: format!("localhost/weir-base:{}", inputs.digest()) })
     }
-    let image = format!("localhost/weir-base:{}", inputs.digest());
-    if buildah::has(layout, &image).await {
-        return Ok(image);
+
+    async fn ensure(&self, layout: &Layout) -> Result<(), Error> {
+        if buildah::has(layout, &self.image).await {
+            return Ok(());
+        }
+        let context = folder_in(layout.cache())?;
+        fill_base(context.path()).await?;
+        let (containerfile, archive) = (&self.containerfile, Path::new(""));
+        let image = &self.image;
+        Ok(Build { containerfile, context: context.path(), target: "base", arguments: &[], image, archive }.build(layout).await?)
     }
-    let context = folder_in(layout.cache())?;
-    fill_base(context.path()).await?;
-    let archive = Path::new("");
-    Build { containerfile: &containerfile, context: context.path(), target: "base", arguments: &[], image: &image, archive }
-        .build(layout)
-        .await?;
-    Ok(image)
 }
 
 async fn fill_base(root: &Path) -> Result<(), Error> {
@@ -217,7 +224,19 @@ fn is_shared_library(path: &Path) -> bool {
     is_library && !path.is_dir() && !folder.contains("/gconv") && !folder.contains("/share/") && !folder.contains("/audit")
 }
 
-fn digest(file: &Path) -> Result<String, Error> {
+fn reference(layout: &Layout, image: Image, binary: &Path, base: &Base) -> Result<String, Error> {
+    let inputs = Inputs::default()
+        .add("Dockerfile", &read(&layout.checkout().join("Dockerfile"))?)
+        .add("base", base.image.as_bytes())
+        .add("binary", &digest(binary)?);
+    Ok(format!("weir.local/{}:{}", image.binary, inputs.digest()))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    std::fs::read(path).map_err(|source| Error::File { what: "read", path: path.to_path_buf(), source })
+}
+
+fn digest(file: &Path) -> Result<Vec<u8>, Error> {
     let read_error = |source| Error::File { what: "read", path: file.to_path_buf(), source };
     let mut hasher = Sha256::new();
     let mut open = std::fs::File::open(file).map_err(read_error)?;
@@ -228,9 +247,7 @@ fn digest(file: &Path) -> Result<String, Error> {
             read => hasher.update(&buffer[..read]),
         }
     }
-    let mut digits = hex::encode(hasher.finalize());
-    digits.truncate(TAG_DIGITS);
-    Ok(digits)
+    Ok(hasher.finalize().to_vec())
 }
 
 fn folder_in(parent: &Path) -> Result<tempfile::TempDir, Error> {

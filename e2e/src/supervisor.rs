@@ -28,6 +28,10 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often to look whether a process is gone.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
+/// Closes whatever whoever started us left open, such as the lock of a flock(1), which the process would otherwise hold for
+/// as long as it lives; then becomes the program. In bash, since not every shell knows descriptors above 9.
+const CLOSE_INHERITED: &str = r#"for fd in /proc/$$/fd/*; do fd=${fd##*/}; [ "$fd" -le 2 ] || eval "exec $fd>&-"; done; exec "$@""#;
+
 /// Why a process could not be started, found or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -236,8 +240,9 @@ impl Supervisor {
         let start_error =
             |source| Error::Start { name: program.name.clone(), program: program.command.first().cloned().unwrap_or_default(), source };
         let error_log = log.try_clone().map_err(start_error)?;
-        // setsid(1) makes the session and then becomes the program, so the child's pid is the program's.
+        // setsid(1) makes the session; it and bash become the program, so the child's pid is the program's.
         let child = Command::new("setsid")
+            .args(["bash", "-c", CLOSE_INHERITED, "bash"])
             .args(&program.command)
             .envs(&program.environment)
             .env(MARK, &self.mark)
@@ -413,6 +418,17 @@ mod tests {
         process.signal(Signal::KILL).unwrap();
         assert!(process.wait_gone(Duration::from_secs(5)));
         assert!(supervisor.marked().is_empty());
+    }
+
+    #[test]
+    fn a_process_does_not_hold_what_its_starter_had_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let outlet = folder.path().join("inherited");
+        // Opened by a shell without the flag that would close it, as flock(1) does.
+        let script = format!("exec 17>{}; exec bash -c '{CLOSE_INHERITED}' bash ls /proc/self/fd", outlet.display());
+        let open = Command::new("bash").args(["-c", &script]).output().unwrap();
+        let open = String::from_utf8(open.stdout).unwrap();
+        assert!(open.lines().any(|fd| fd == "1") && !open.lines().any(|fd| fd == "17"), "{open}");
     }
 
     #[test]

@@ -79,7 +79,7 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_condition_is_asked_until_it_holds() {
         let mut asked = 0;
         let value = until("three", Duration::from_secs(5), async || {

@@ -42,6 +42,11 @@ fn script_pod(name: &str, pool: &str, script: &str) -> String {
     .to_string()
 }
 
+/// A command that succeeds when something listens there.
+fn connect(address: &str) -> String {
+    format!("nc -w 1 {address} -e /bin/true")
+}
+
 fn pods(fixture: &Fixture) -> Api<Pod> {
     Api::namespaced(fixture.cluster.kube.clone(), &fixture.namespace)
 }
@@ -63,9 +68,10 @@ async fn pods_run_on_both_pools_and_reach_every_service() {
             Ok(address.replace(':', " "))
         };
         let script = format!(
-            "nslookup kubernetes.default.svc.cluster.local\nnc -z kubernetes.default.svc 443\nnc -z {}\nnc -z {}",
-            port(names::KAFKA_BOOTSTRAP)?,
-            port(names::AWS_ENDPOINT_URL)?
+            "nslookup kubernetes.default.svc.cluster.local\n{}\n{}\n{}",
+            connect("kubernetes.default.svc 443"),
+            connect(&port(names::KAFKA_BOOTSTRAP)?),
+            connect(&port(names::AWS_ENDPOINT_URL)?)
         );
         for pool in ["general", "backfill"] {
             fixture.apply(&script_pod(pool, pool, &script)).await?;
@@ -106,7 +112,7 @@ async fn every_listener_of_the_broker_takes_and_gives_records() {
         for listener in [Listener::Plaintext, Listener::Ssl, Listener::SaslSsl] {
             let records = kafka.read_committed_by(listener, &topic).await?;
             ensure!(records.len() == 1, "{listener:?} gives {} records", records.len());
-            ensure!(records[0].value.as_deref() == Some(b"value"));
+            ensure!(records[0].value.as_deref() == Some(b"value".as_slice()));
             ensure!(records[0].timestamp == Some(1_762_150_000_000));
         }
         let witness = ["--topic", &topic, "--from-beginning", "--isolation-level", "read_committed", "--timeout-ms", "8000"];
@@ -261,8 +267,9 @@ async fn a_node_that_is_cut_off_reaches_nobody_until_it_is_reconnected() {
         let broker = fixture.cluster.environment.get(names::KAFKA_BOOTSTRAP)?.replace(':', " ");
         // Ends as soon as the broker is reached after it could not be.
         let script = format!(
-            "nc -z -w 1 {broker}; echo connected\nwhile nc -z -w 1 {broker}; do sleep 0.2; done; echo cut\n\
-             until nc -z -w 1 {broker}; do sleep 0.2; done; echo connected"
+            "{connect}; echo connected\nwhile {connect}; do sleep 0.2; done; echo cut\n\
+             until {connect}; do sleep 0.2; done; echo connected",
+            connect = connect(&broker)
         );
         fixture.apply(&script_pod("prober", "backfill", &script)).await?;
         until_phase(fixture, "prober", "Running").await?;

@@ -32,6 +32,13 @@ const LOG_LINKS: &str = "/var/log/containers";
 /// Where the container runtime remembers networks that it set up.
 const CNI_RESULTS: &str = "/var/lib/cni/results";
 
+/// Where kubelets listen for device plugins, whatever their configuration says.
+const DEVICE_SOCKET: &str = "/var/lib/kubelet/device-plugins/kubelet.sock";
+
+/// Folders that are made on the way to these. They go when they are empty, and then nobody misses them.
+const SHARED_FOLDERS: [&str; 7] =
+    [SHIM_SOCKETS, "/run/containerd", LOG_LINKS, CNI_RESULTS, "/var/lib/cni", "/var/lib/kubelet/device-plugins", "/var/lib/kubelet"];
+
 /// Settings of the whole machine that a kubelet changes.
 const SETTINGS: [&str; 5] = [
     "/proc/sys/vm/overcommit_memory",
@@ -114,15 +121,14 @@ pub async fn remove_all(layout: &Layout) -> Result<(), Error> {
     network::remove().await.map_err(|source| Error::Remove { what: "the network", source })?;
     for node in 0..network::NODES {
         node::cgroup_folders(node).iter().try_for_each(|folder| remove_cgroup(folder))?;
-        remove_matching(Path::new(CNI_RESULTS), |path| file_name(path).starts_with(&format!("{}-", network::bridge(node))))?;
     }
-    for socket in sockets {
-        remove_file(&socket)?;
+    for left in sockets.iter().chain(&cni_results()) {
+        remove_file(left)?;
     }
     let state = layout.state().to_path_buf();
     remove_matching(Path::new(LOG_LINKS), |path| std::fs::read_link(path).is_ok_and(|target| target.starts_with(&state)))?;
-    for folder in [SHIM_SOCKETS, "/run/containerd", LOG_LINKS, CNI_RESULTS, "/var/lib/cni"] {
-        // Only if it is empty, and then nobody misses it.
+    remove_file(Path::new(DEVICE_SOCKET))?;
+    for folder in SHARED_FOLDERS {
         drop(std::fs::remove_dir(folder));
     }
     restore_settings(layout);
@@ -258,6 +264,21 @@ fn shim_sockets(layout: &Layout) -> Vec<PathBuf> {
         .filter_map(|address| Some(PathBuf::from(address.trim().strip_prefix("unix://")?)))
         .filter(|socket| socket.starts_with(SHIM_SOCKETS))
         .collect()
+}
+
+/// What the container runtime remembers of our pods' networks: for each pod a file named after our bridge and the pod, and one
+/// named after its loopback device and the pod.
+fn cni_results() -> Vec<PathBuf> {
+    let files = || std::fs::read_dir(CNI_RESULTS).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let bridges = (0..network::NODES).map(|node| format!("{}-", network::bridge(node))).collect::<Vec<_>>();
+    let pods = files()
+        .filter_map(|path| {
+            let name = file_name(&path);
+            let pod = bridges.iter().find_map(|bridge| name.strip_prefix(bridge))?;
+            Some(pod.split('-').next()?.to_owned())
+        })
+        .collect::<Vec<_>>();
+    files().filter(|path| pods.iter().any(|pod| file_name(path).contains(pod))).collect()
 }
 
 /// A database that was killed, not stopped, leaves a small segment of shared memory.

@@ -140,7 +140,15 @@ fn open_to_others(site: &Site) -> Result<(), Error> {
 fn describe(site: &Site) -> Result<Environment, Error> {
     let pki = site.place.layout.pki();
     let kubeconfig = kubeconfig::path(&pki, "admin");
-    let kubectl = wrapper(site, "kubectl", &format!("exec {} kubectl \"$@\"", site.parts.hyperkube.display()))?;
+    // What kubectl remembers of a cluster must not outlive it: the next one has the same address.
+    let remembered = site.place.layout.state().join("kubectl-cache");
+    let kubectl = format!(
+        "KUBECONFIG=${{KUBECONFIG:-{}}} KUBECACHEDIR={} exec {} kubectl \"$@\"",
+        kubeconfig.display(),
+        remembered.display(),
+        site.parts.hyperkube.display()
+    );
+    let kubectl = wrapper(site, "kubectl", &kubectl)?;
     let java = kafka::TOOL_OPTIONS.join(" ");
     let kafka_tools = format!("exec java {java} -cp '{}' \"$@\"", site.parts.kafka_class_path);
     let kafka_tools = wrapper(site, "kafka-tools", &kafka_tools)?;

@@ -17,7 +17,8 @@ pub const NAMESPACE_FILE: &str = "/run/netns/weir";
 pub const HOST_LINK: &str = "weir-host";
 
 const INNER_LINK: &str = "weir-up";
-const HOST_ADDRESS: &str = "10.245.0.1/30";
+/// Where pods reach the host.
+pub const HOST_ADDRESS: &str = "10.245.0.1/30";
 const INNER_ADDRESS: &str = "10.245.0.2/30";
 const INNER_GATEWAY: &str = "10.245.0.2";
 

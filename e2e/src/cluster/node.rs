@@ -128,8 +128,8 @@ pub fn cgroup_folders(node: u8) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(root) else { return Vec::new() };
     entries
         .filter_map(|entry| Some(entry.ok()?.path()))
-        // A link is another name of a hierarchy; `unified` has no controllers.
-        .filter(|path| path.is_dir() && !path.is_symlink() && !path.ends_with("unified"))
+        // A link is another name of a hierarchy.
+        .filter(|path| path.is_dir() && !path.is_symlink())
         .map(|path| path.join(cgroup(node)))
         .collect()
 }
@@ -163,6 +163,10 @@ state = "{folder}/containerd/state"
   sandbox_image = "{pause}"
   # Below `state`, where `down` finds them, rather than in a folder that the whole machine shares.
   netns_mounts_under_state_dir = true
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+      Root = "{folder}/runc"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
     conf_dir = "{folder}/cni"
@@ -215,6 +219,7 @@ evictionHard: {{nodefs.available: "1%", imagefs.available: "1%", memory.availabl
 imageGCHighThresholdPercent: 100
 # Sooner than the default of 10 s, and still rare enough for two cores.
 nodeStatusUpdateFrequency: 5s
+nodeLeaseDurationSeconds: 20
 # Tests start many pods at once; the default of 5 a second would hide how fast weir itself is.
 registryPullQPS: 0
 eventRecordQPS: 0
