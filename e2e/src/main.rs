@@ -9,7 +9,8 @@ use tracing_subscriber::EnvFilter;
 use weir_e2e::access::Cluster;
 use weir_e2e::environment::Environment;
 use weir_e2e::layout::Layout;
-use weir_e2e::{cluster, deploy, images};
+use weir_e2e::novashop::Settings;
+use weir_e2e::{cluster, demo, deploy, images};
 
 /// A two-node Kubernetes cluster with Kafka, S3 and PostgreSQL, from package registries alone.
 #[derive(Debug, Parser)]
@@ -29,11 +30,24 @@ enum Verb {
     Images,
     /// Put the operator into the cluster and wait until it is ready.
     Deploy,
+    /// Lose events, and get them back.
+    Demo {
+        /// How many events.
+        #[arg(long, default_value_t = 1_000_000)]
+        events: u64,
+        /// From which the log follows.
+        #[arg(long, default_value_t = 42)]
+        seed: u64,
+        /// Workers at a time.
+        #[arg(long, default_value_t = 2)]
+        parallelism: u32,
+    },
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // The client tells each failed call; while a component starts, that is all of them.
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube_client=off"));
     tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr).init();
     let layout = Layout::from_environment();
     match Arguments::parse().verb {
@@ -50,6 +64,9 @@ async fn main() -> anyhow::Result<()> {
             }
         }
         Verb::Deploy => deploy::deploy(&layout, &Cluster::connect().await?).await?,
+        Verb::Demo { events, seed, parallelism } => {
+            demo::run(&layout, demo::Options { settings: Settings { seed, events }, parallelism }).await?;
+        }
     }
     Ok(())
 }

@@ -1,0 +1,155 @@
+//! What came of it, beside what was forecast; and what of it is wrong.
+
+use serde_json::{Value, json};
+
+use super::truth::Answer;
+use super::watch::{grouped, number, text};
+
+/// How far the bytes that `extract` read may be from the sizes of the objects, in percent.
+const BYTES_TOLERANCE_PERCENT: f64 = 1.0;
+/// The head of an answer, which is not the object's: what S3 servers send is well below it.
+const HEAD_BYTES_MAX: u64 = 1500;
+/// Forecasts come from samples.
+const FORECAST_TOLERANCE_PERCENT: f64 = 20.0;
+
+/// Bytes that the S3 server answered, counted outside of weir.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes {
+    /// While the plan was made: listings and samples.
+    pub planning: u64,
+    /// After that.
+    pub extracting: u64,
+    /// Sizes of the objects.
+    pub objects: u64,
+    /// How many there are.
+    pub object_count: u64,
+}
+
+impl Bytes {
+    /// From two readings of the meter.
+    pub fn new(at_approval: u64, at_end: u64, objects: u64, object_count: u64) -> Self {
+        Self { planning: at_approval, extracting: at_end - at_approval, objects, object_count }
+    }
+
+    /// Each byte once: not less, and not more than the tolerance and the heads of answers.
+    fn is_once(&self) -> bool {
+        let over = self.extracting.saturating_sub(self.object_count * HEAD_BYTES_MAX);
+        self.extracting >= self.objects && (over as f64) <= self.objects as f64 * (1.0 + BYTES_TOLERANCE_PERCENT / 100.0)
+    }
+}
+
+/// Everything that was seen.
+#[derive(Debug)]
+pub struct Summary<'a> {
+    /// The job when its plan was there.
+    pub planned: &'a Value,
+    /// The job in the end.
+    pub job: &'a Value,
+    /// The truth's answer.
+    pub answer: &'a Answer,
+    /// Absent where the source was not metered.
+    pub read: Option<Bytes>,
+    /// From the first step on.
+    pub seconds: u64,
+    /// Acknowledged to the live producer.
+    pub live_records: u64,
+}
+
+/// What the accounting has, in the order in which it is told.
+const FATES: [(&str, &str); 9] = [
+    ("rows read", "read"),
+    ("filtered out", "filteredOut"),
+    ("outside the window", "outsideWindow"),
+    ("late, quarantined", "late"),
+    ("invalid, quarantined", "quarantined"),
+    ("duplicates dropped", "duplicates"),
+    ("recovered", "published"),
+    ("already present", "alreadyPresent"),
+    ("verified", "verified"),
+];
+
+impl Summary<'_> {
+    fn forecast(&self) -> (u64, u64) {
+        let accounting = |name: &str| number(self.job, &format!("/status/accounting/{name}"));
+        // What the select gives within the window, before duplicates are known.
+        (number(self.planned, "/status/plan/estimates/events"), accounting("selected") + accounting("late"))
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut lines = vec![String::new(), format!("What became of the rows ({} s in all)", self.seconds)];
+        for (what, name) in FATES {
+            lines.push(format!("  {what:<22}{:>12}", grouped(number(self.job, &format!("/status/accounting/{name}")))));
+        }
+        let by_type = self.job.pointer("/status/accounting/byEventType").and_then(Value::as_array);
+        for row in by_type.into_iter().flatten() {
+            lines.push(format!("    {:<20}{:>12}", text(row, "/eventType"), grouped(number(row, "/staged"))));
+        }
+        lines.push("Why rows are in quarantine".to_owned());
+        for row in self.job.pointer("/status/quarantine/reasons").and_then(Value::as_array).into_iter().flatten() {
+            lines.push(format!("  {:<42}{:>6}", text(row, "/reason"), grouped(number(row, "/rows"))));
+        }
+        lines.push(format!("  they lie in {}", text(self.job, "/status/quarantine/uri")));
+        let (forecast, outcome) = self.forecast();
+        lines.push(format!("Forecast {} events, outcome {}", grouped(forecast), grouped(outcome)));
+        if let Some(read) = self.read {
+            let percent = read.extracting as f64 * 100.0 / read.objects as f64;
+            lines.push(format!(
+                "Source bytes, counted in front of the S3 server: objects {}, extract read {} ({percent:.2} %), planning {}",
+                grouped(read.objects),
+                grouped(read.extracting),
+                grouped(read.planning)
+            ));
+        }
+        lines.push(self.answer.text.clone());
+        lines.join("\n")
+    }
+
+    /// For programs.
+    pub fn json(&self) -> Value {
+        let (forecast, outcome) = self.forecast();
+        json!({
+            "seconds": self.seconds,
+            "accounting": self.job.pointer("/status/accounting"),
+            "quarantine": self.job.pointer("/status/quarantine"),
+            "forecast": {"events": forecast, "outcome": outcome},
+            "sourceBytes": self.read.map(|read| json!({
+                "objects": read.objects, "extract": read.extracting, "planning": read.planning})),
+            "liveRecords": self.live_records,
+            "truth": {"agrees": self.answer.verdict.agrees, "found": self.answer.verdict.found, "findings": self.answer.verdict.findings},
+            "agrees": self.wrong().is_empty(),
+        })
+    }
+
+    /// Each thing that is not as it should be, as a sentence.
+    pub fn wrong(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        if !self.answer.verdict.agrees {
+            wrong.push("the topic, the log and the accounting do not agree; see above".to_owned());
+        }
+        if self.answer.verdict.live != self.live_records || self.live_records == 0 {
+            wrong.push(format!("of {} live records {} are there", self.live_records, self.answer.verdict.live));
+        }
+        let (forecast, outcome) = self.forecast();
+        if (forecast as f64 - outcome as f64).abs() * 100.0 > outcome as f64 * FORECAST_TOLERANCE_PERCENT {
+            wrong.push(format!("the forecast of {forecast} events is more than {FORECAST_TOLERANCE_PERCENT} % off {outcome}"));
+        }
+        if let Some(read) = self.read
+            && !read.is_once()
+        {
+            wrong.push(format!("extract read {} bytes of objects that have {}: not each once", read.extracting, read.objects));
+        }
+        wrong
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_read_once_within_one_percent() {
+        let read = |extracting| Bytes { planning: 0, extracting, objects: 1_000_000, object_count: 10 }.is_once();
+        assert!(!read(999_999) && read(1_000_000) && read(1_025_000) && !read(1_030_000) && !read(2_000_000));
+    }
+}
