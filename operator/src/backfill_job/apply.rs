@@ -1,0 +1,138 @@
+//! Carries out what was decided, in order, without any choice of its own.
+//!
+//! Each write can be made twice: puts are once-only and read back, names are derived, deletions name the very object. So
+//! whoever dies between two of them, and decides anew, arrives at the same state.
+
+use k8s_openapi::api::batch::v1::Job;
+use kube::{
+    Api, ResourceExt as _,
+    api::{DeleteParams, PostParams, Preconditions},
+};
+use weir_crds::{
+    KafkaCluster,
+    contract::{manifest::to_bytes, run::KafkaConnection},
+};
+use weir_kafka::{Admin, KafkaConfig};
+use weir_ledger::LedgerError;
+
+use super::{
+    authority,
+    decision::Action,
+    job_template::{LABEL_ATTEMPT, LABEL_GENERATION, LABEL_UNIT},
+    observed::Observed,
+    wait::{Wait, Waiting},
+};
+use crate::{
+    context::{Context, FIELD_MANAGER},
+    error_chain,
+    stores::StoreError,
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    #[error("the artifact store cannot be used")]
+    Store(#[from] StoreError),
+    #[error("{key} cannot be put")]
+    Put {
+        key: String,
+        #[source]
+        source: LedgerError,
+    },
+    #[error("Job {name} cannot be created")]
+    Create {
+        name: String,
+        #[source]
+        source: kube::Error,
+    },
+    #[error("there is a Job {name} that is not this run's: delete it")]
+    NameTaken { name: String },
+    #[error("Job {name} cannot be deleted")]
+    Delete {
+        name: String,
+        #[source]
+        source: kube::Error,
+    },
+    #[error("the class that the decision was made with is not there")]
+    NoClass,
+}
+
+/// What could not be done, and is waited for.
+pub async fn apply(ctx: &Context, seen: &Observed, actions: &[Action]) -> Result<Vec<Waiting>, ApplyError> {
+    let jobs: Api<Job> = Api::namespaced(ctx.client.clone(), seen.namespace());
+    let mut waits = Vec::new();
+    for action in actions {
+        match action {
+            Action::PutRun { key, bytes } => put(ctx, seen, key, bytes.clone()).await?,
+            Action::RecordFailure { key, record } => put(ctx, seen, key, to_bytes(record).into()).await?,
+            Action::PutOutcome { key, record } => put(ctx, seen, key, to_bytes(record).into()).await?,
+            Action::EnsureProgressTopic { cluster, topic } => waits.extend(ensure_progress_topic(ctx, seen, cluster, topic).await),
+            Action::CreateJob(job) => waits.extend(create(&jobs, job).await?),
+            Action::DeleteJob { name, uid, resource_version } => delete(&jobs, name, uid, resource_version).await?,
+        }
+    }
+    Ok(waits)
+}
+
+/// What was there first stays; the next look reads it.
+async fn put(ctx: &Context, seen: &Observed, key: &str, bytes: bytes::Bytes) -> Result<(), ApplyError> {
+    let class = authority::class(seen).map_err(|_| ApplyError::NoClass)?;
+    let store = ctx.stores.of(class.class).await?;
+    store.put_once(key, bytes).await.map(drop).map_err(|source| ApplyError::Put { key: key.into(), source })
+}
+
+async fn create(jobs: &Api<Job>, job: &Job) -> Result<Option<Waiting>, ApplyError> {
+    let name = job.name_any();
+    let params = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..Default::default() };
+    let failed = |source| ApplyError::Create { name: name.clone(), source };
+    match jobs.create(&params, job).await {
+        Ok(_) => Ok(None),
+        Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => match jobs.get_opt(&name).await.map_err(failed)? {
+            Some(found) if !is_same(&found, job) => Err(ApplyError::NameTaken { name }),
+            // Ours, from a turn whose answer was lost; or gone again, which the next look sees.
+            Some(_) | None => Ok(None),
+        },
+        // A quota, or another policy of the namespace: whoever looks after it can tell.
+        Err(kube::Error::Api(status)) if status.code == 403 || status.code == 422 => {
+            Ok(Some(Waiting::new(Wait::WorkerCannotStart, format!("{name}: {}: {}", status.reason, status.message))))
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn is_same(found: &Job, wanted: &Job) -> bool {
+    let owner = |job: &Job| job.owner_references().first().map(|o| o.uid.clone());
+    let labels = [LABEL_GENERATION, LABEL_UNIT, LABEL_ATTEMPT];
+    owner(found) == owner(wanted) && labels.iter().all(|l| found.labels().get(*l) == wanted.labels().get(*l))
+}
+
+async fn delete(jobs: &Api<Job>, name: &str, uid: &str, resource_version: &str) -> Result<(), ApplyError> {
+    let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: Some(resource_version.to_owned()) };
+    match jobs.delete(name, &DeleteParams::background().preconditions(preconditions)).await {
+        Ok(_) => Ok(()),
+        // It is gone, or has changed since it was looked at: the next look decides anew.
+        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+        Err(source) => Err(ApplyError::Delete { name: name.into(), source }),
+    }
+}
+
+async fn ensure_progress_topic(ctx: &Context, seen: &Observed, cluster_name: &str, topic: &str) -> Option<Waiting> {
+    let cluster = seen.clusters.get(cluster_name)?;
+    match ensure(ctx, cluster, topic).await {
+        Ok(cluster_id) => {
+            ctx.note_progress_topic(cluster_id, topic.to_owned());
+            None
+        }
+        Err(message) => {
+            Some(Waiting::new(Wait::ProgressTopicUnavailable, format!("topic {topic} on KafkaCluster {cluster_name}: {message}")))
+        }
+    }
+}
+
+async fn ensure(ctx: &Context, cluster: &KafkaCluster, topic: &str) -> Result<String, String> {
+    let folder = ctx.credentials.folder(cluster.spec.credentials_secret_ref.as_ref()).await.map_err(|e| error_chain(&e))?;
+    let KafkaConnection { bootstrap_servers, security } = (&cluster.spec).into();
+    let config = KafkaConfig { bootstrap_servers, security, credentials_dir: folder.as_ref().map(|f| f.path.clone()) };
+    let admin = Admin::new(&config).map_err(|e| error_chain(&e))?;
+    admin.ensure_progress_topic(topic).await.map_err(|e| error_chain(&e))?;
+    Ok(admin.cluster().await.map_err(|e| error_chain(&e))?.id)
+}

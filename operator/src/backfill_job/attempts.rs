@@ -1,0 +1,147 @@
+//! What the end of a worker means: whether it uses up an attempt, and when the next one may begin. Pure.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use weir_crds::contract::result::{Disposition, Failure, FailureCode, WorkerResult};
+
+use super::{
+    observed::Ending,
+    wait::{Wait, Waiting},
+    work::sentence,
+};
+
+/// After a worker's own error: long enough that a passing cause passes, short enough to be done within the hour.
+const ERROR_DELAY: Duration = Duration::from_secs(10);
+const ERROR_DELAY_MAX: Duration = Duration::from_secs(300);
+/// After something outside was away: whoever mends it sees it taken up within a minute.
+const OUTSIDE_DELAY: Duration = Duration::from_secs(5);
+/// After the cluster ended a worker: nothing is wrong with the work, so it goes on at once at first.
+const DISRUPTED_DELAY: Duration = Duration::from_secs(1);
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(60);
+
+/// What follows from an ended worker whose unit is not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The worker's own error: recorded, and it uses up an attempt.
+    Counts(Vec<Failure>),
+    /// Tried again, the first time after `delay`, and nothing is used up.
+    Again { delay: Duration, waiting: Option<Waiting> },
+}
+
+pub fn verdict(how: &Ending) -> Verdict {
+    match how {
+        Ending::Reported(result) => reported(result),
+        Ending::Succeeded => Verdict::Counts(vec![own(
+            "the worker said that it was done, but manifests of its unit are missing",
+            "look at its log; if it happens again, report it",
+        )]),
+        Ending::Crashed { reason, message } => Verdict::Counts(vec![crash(reason, message)]),
+        Ending::NotStarted(problem) => Verdict::Again {
+            delay: OUTSIDE_DELAY,
+            waiting: Some(Waiting::new(Wait::WorkerCannotStart, format!("{}: {}", problem.reason, problem.message))),
+        },
+        Ending::Disrupted { .. } => Verdict::Again { delay: DISRUPTED_DELAY, waiting: None },
+    }
+}
+
+/// Several failures count as the gravest does.
+fn reported(result: &WorkerResult) -> Verdict {
+    let with = |disposition| result.failures.iter().find(|f| f.code.disposition() == disposition);
+    if with(Disposition::Final).is_some() || with(Disposition::UsesAttempt).is_some() {
+        return Verdict::Counts(result.failures.clone());
+    }
+    if let Some(failure) = with(Disposition::Stalled).or_else(|| with(Disposition::Wait)) {
+        let waiting = Waiting::new(Wait::Worker(failure.code), sentence(failure));
+        return Verdict::Again { delay: OUTSIDE_DELAY, waiting: Some(waiting) };
+    }
+    Verdict::Again { delay: DISRUPTED_DELAY, waiting: None }
+}
+
+fn own(cause: impl Into<String>, remedy: &str) -> Failure {
+    Failure { code: FailureCode::Internal, item: None, field: None, cause: cause.into(), remedy: remedy.to_owned() }
+}
+
+fn crash(reason: &str, message: &str) -> Failure {
+    match reason {
+        "OOMKilled" => own(
+            "the worker was ended by the kernel since it needed more memory than its class gives (OOMKilled)",
+            "raise workers.memory of the BackfillClass",
+        ),
+        _ => own(format!("the worker ended without a word: {reason} {message}").trim_end(), "look at its log"),
+    }
+}
+
+/// When the attempt after `recorded` failures may begin, the last of which happened at `at`.
+pub fn after_error(at: Timestamp, recorded: u32) -> Timestamp {
+    later(at, doubled(ERROR_DELAY, recorded.saturating_sub(1), ERROR_DELAY_MAX))
+}
+
+/// When the attempt after one that did not count may begin; `uncounted` of them came before.
+pub fn after_wait(at: Timestamp, delay: Duration, uncounted: u32) -> Timestamp {
+    later(at, doubled(delay, uncounted, RETRY_DELAY_MAX))
+}
+
+fn doubled(delay: Duration, times: u32, max: Duration) -> Duration {
+    delay.saturating_mul(1 << times.min(16)).min(max)
+}
+
+fn later(at: Timestamp, by: Duration) -> Timestamp {
+    at.checked_add(by).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backfill_job::observed::StartProblem;
+
+    fn report(codes: &[FailureCode]) -> Ending {
+        let failures = codes.iter().map(|code| Failure { code: *code, ..own("c", "r") }).collect();
+        Ending::Reported(WorkerResult { unit: "u".into(), attempt: 1, items_done: 0, failures })
+    }
+
+    #[test]
+    fn only_the_workers_own_errors_use_up_attempts() {
+        let crashed = |reason: &str| Ending::Crashed { reason: reason.into(), message: String::new() };
+        let cases = [
+            (report(&[FailureCode::Internal]), true),
+            (report(&[FailureCode::InvalidSelect]), true),
+            (report(&[FailureCode::StoreUnavailable, FailureCode::ScratchFull]), true),
+            (report(&[FailureCode::StoreUnavailable]), false),
+            (report(&[FailureCode::SourceDenied]), false),
+            (report(&[FailureCode::Fenced]), false),
+            (report(&[FailureCode::Interrupted]), false),
+            (report(&[]), false),
+            (crashed("OOMKilled"), true),
+            (crashed("Error"), true),
+            (Ending::Succeeded, true),
+            (Ending::Disrupted { reason: "Evicted".into() }, false),
+            (Ending::NotStarted(StartProblem { reason: "StartError".into(), message: String::new() }), false),
+        ];
+        for (ending, counts) in cases {
+            assert_eq!(matches!(verdict(&ending), Verdict::Counts(_)), counts, "{ending:?}");
+        }
+    }
+
+    #[test]
+    fn what_somebody_can_mend_is_said_and_what_passes_is_not() {
+        let waiting = |ending: &Ending| match verdict(ending) {
+            Verdict::Again { waiting, .. } => waiting.map(|w| w.wait),
+            Verdict::Counts(_) => None,
+        };
+        assert_eq!(waiting(&report(&[FailureCode::Fenced, FailureCode::KafkaDenied])), Some(Wait::Worker(FailureCode::KafkaDenied)));
+        assert_eq!(waiting(&report(&[FailureCode::Fenced])), None);
+        assert!(matches!(verdict(&Ending::Crashed { reason: "OOMKilled".into(), message: String::new() }),
+            Verdict::Counts(f) if f[0].cause.contains("memory") && f[0].remedy.contains("workers.memory")));
+    }
+
+    #[test]
+    fn delays_double_up_to_a_bound() {
+        let zero = Timestamp::UNIX_EPOCH;
+        let seconds: Vec<i64> = (1..9).map(|n| after_error(zero, n).as_second()).collect();
+        assert_eq!(seconds, [10, 20, 40, 80, 160, 300, 300, 300]);
+        let seconds: Vec<i64> = (0..7).map(|n| after_wait(zero, OUTSIDE_DELAY, n).as_second()).collect();
+        assert_eq!(seconds, [5, 10, 20, 40, 60, 60, 60]);
+        assert_eq!(after_wait(zero, DISRUPTED_DELAY, u32::MAX).as_second(), 60);
+    }
+}

@@ -1,0 +1,403 @@
+//! What is to be done next: a pure function of what was observed and of the time.
+//!
+//! The steps go from what ends a run to what begins it; the first that has something to wait for decides. Nothing in here
+//! rests on an earlier decision: whoever dies and comes back decides alike.
+
+use std::{collections::BTreeMap, convert::Infallible, ops::ControlFlow, time::Duration};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use weir_crds::{
+    backfill_job::{ApprovalMode, Phase},
+    contract::{
+        FORMAT,
+        digest::Sha256Digest,
+        names,
+        plan::Plan,
+        result::{Outcome, OutcomeRecord},
+        run::RunSpec,
+        units::{PLAN_UNIT, Verb},
+    },
+    validate,
+};
+
+use super::{
+    accounting,
+    authority::{self, Authority},
+    decision::{AT_ONCE, Action, BUSY_INTERVAL, Decision, IDLE_INTERVAL, WAITING_INTERVAL},
+    job_template,
+    observed::{Ledger, LedgerView, Observed, PlanFile, RunFile, Worker},
+    phase::{Hold, Stage},
+    schedule::{self, Attempts, Candidate, Turn},
+    wait::Wait,
+    work::{Standing, Work, items},
+};
+
+/// What an item takes where none of its kind has been done yet: Jobs are cut to minutes of work.
+const PLANNED_ITEM: Duration = Duration::from_secs(60);
+
+type Step<T> = ControlFlow<Decision, T>;
+use ControlFlow::{Break, Continue};
+
+pub fn decide(seen: &Observed, now: Timestamp) -> Decision {
+    match steps(seen, now) {
+        Break(decision) => decision,
+        Continue(never) => match never {},
+    }
+}
+
+fn steps(seen: &Observed, now: Timestamp) -> Step<Infallible> {
+    let stop = Stop::of(seen, now);
+    let view = known_ledger(seen, stop)?;
+    over(seen, view)?;
+    if let Some(stop) = stop {
+        return Break(stopped(seen, view, stop, now));
+    }
+    earlier_workers(seen, view)?;
+    let authority = authority(seen, view)?;
+    let run = begun(seen, view, &authority, now)?;
+    let file = planned(seen, view, &authority, now)?;
+    approved(seen, view, file)?;
+    progress_topics(seen, run)?;
+    Break(go_on(seen, view, &authority, file, now))
+}
+
+/// Why everything that runs is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    Cancel,
+    Deadline(Timestamp),
+    Suspend,
+}
+
+impl Stop {
+    fn of(seen: &Observed, now: Timestamp) -> Option<Self> {
+        let spec = &seen.job.spec;
+        let deadline = spec.execution.deadline.as_ref().map(|d| d.0).filter(|d| *d <= now);
+        match (spec.cancel, deadline, spec.suspend) {
+            (true, _, _) => Some(Self::Cancel),
+            (false, Some(deadline), _) => Some(Self::Deadline(deadline)),
+            (false, None, true) => Some(Self::Suspend),
+            (false, None, false) => None,
+        }
+    }
+
+    const fn doing(self) -> &'static str {
+        match self {
+            Self::Cancel => "canceling",
+            Self::Deadline(_) => "the deadline has passed",
+            Self::Suspend => "suspending",
+        }
+    }
+}
+
+/// How far the run is.
+pub fn stage(seen: &Observed, view: &LedgerView) -> Stage {
+    match (&view.outcome, &view.run, &view.plan) {
+        (Some(outcome), _, _) => Stage::Over(outcome.outcome),
+        (None, None, _) => Stage::Unbegun,
+        (None, Some(_), None) => Stage::Unplanned,
+        (None, Some(_), Some(file)) if !is_approved(seen, file) => Stage::Unapproved,
+        (None, Some(_), Some(file)) => {
+            let work = Work::new(file, view, seen.job.spec.attempts());
+            if work.all_published() { Stage::Verifying } else { Stage::Working }
+        }
+    }
+}
+
+fn is_approved(seen: &Observed, file: &PlanFile) -> bool {
+    match seen.job.spec.approval.mode {
+        ApprovalMode::Auto => true,
+        ApprovalMode::Manual => seen.job.spec.approval.plan_hash.as_deref() == Some(&file.hash_text()),
+    }
+}
+
+/// Without a look at the store nothing is decided but what needs none: workers are told to stop.
+fn known_ledger(seen: &Observed, stop: Option<Stop>) -> Step<&LedgerView> {
+    let stay = |decision: Decision| Decision { phase: seen.job.status.as_ref().map_or(Phase::Pending, |s| s.phase), ..decision };
+    let (wait, message) = match &seen.ledger {
+        Ledger::Read(view) => return Continue(view),
+        Ledger::Unknown => match authority::class(seen) {
+            // Nothing was begun, and nothing can be: the end needs no record.
+            Err(_) if stop == Some(Stop::Cancel) && never_begun(seen) => return Break(Decision::new(Stage::Unbegun, Hold::Canceled)),
+            Err(waiting) => (waiting.wait, waiting.message),
+            Ok(class) => (Wait::ClassNotReady, format!("the artifact store of class {} was not looked at yet", class.name)),
+        },
+        Ledger::Unreadable { denied: true, message } => (Wait::StoreDenied, message.clone()),
+        Ledger::Unreadable { denied: false, message } => (Wait::StoreUnavailable, message.clone()),
+        Ledger::Corrupt { message } => {
+            (Wait::ArtifactCorrupt, format!("{message}; restore the object from a version or backup of the store"))
+        }
+    };
+    let stops =
+        if stop.is_some() { seen.workers.iter().filter(|w| w.ours && w.is_open()).filter_map(schedule::delete).collect() } else { vec![] };
+    Break(stay(Decision::new(Stage::Unbegun, Hold::Nothing).wait(wait, message).act(stops)))
+}
+
+fn never_begun(seen: &Observed) -> bool {
+    seen.pods_left == 0 && seen.workers.is_empty() && seen.job.status.as_ref().is_none_or(|s| s.run.is_none())
+}
+
+/// After the outcome nothing runs, and nothing else is decided.
+fn over(seen: &Observed, view: &LedgerView) -> Step<()> {
+    let Some(record) = &view.outcome else { return Continue(()) };
+    let left: Vec<Action> = seen.workers.iter().filter(|w| w.generation <= view.run_id.generation).filter_map(schedule::delete).collect();
+    let again = if left.is_empty() { IDLE_INTERVAL } else { WAITING_INTERVAL };
+    let mut decision = Decision::new(Stage::Over(record.outcome), Hold::Nothing).act(left).again(again);
+    match record.outcome {
+        Outcome::Completed => {}
+        Outcome::Failed | Outcome::Canceled => decision = decision.fail(record.reason.clone(), record.message.clone()),
+    }
+    Break(lowered(seen, view).into_iter().fold(decision, |d, message| d.wait(Wait::GenerationLowered, message)))
+}
+
+/// What to say when the spec names a generation that is not the last.
+fn lowered(seen: &Observed, view: &LedgerView) -> Option<String> {
+    let (wanted, is) = (seen.job.spec.run_generation, view.run_id.generation);
+    (wanted < is).then(|| {
+        format!(
+            "spec.runGeneration {wanted} is lower than {is}, which is the last that was run: nothing follows from it; to run again set {}",
+            is + 1
+        )
+    })
+}
+
+/// Workers are told to end; when none is left, what asked for it is made true.
+fn stopped(seen: &Observed, view: &LedgerView, stop: Stop, now: Timestamp) -> Decision {
+    let stage = stage(seen, view);
+    let left = seen.workers.iter().filter(|w| w.is_open()).count().max(seen.pods_left);
+    if left > 0 {
+        let actions = seen.workers.iter().filter(|w| w.is_open()).filter_map(schedule::delete).collect();
+        let message = format!("{}: {left} workers end what is open", stop.doing());
+        return Decision::new(stage, Hold::Nothing).act(actions).wait(Wait::Draining, message).again(BUSY_INTERVAL);
+    }
+    match stop {
+        Stop::Suspend => Decision::new(stage, Hold::Suspended).again(WAITING_INTERVAL),
+        Stop::Cancel => end(view, stage, Outcome::Canceled, "Canceled", "spec.cancel was set".to_owned(), now),
+        Stop::Deadline(deadline) => {
+            end(view, stage, Outcome::Failed, "DeadlineExceeded", format!("it was not done by {deadline}, its deadline"), now)
+        }
+    }
+}
+
+/// Ends the run for good. The outcome is shown when it is read back.
+fn end(view: &LedgerView, stage: Stage, outcome: Outcome, reason: &str, message: String, now: Timestamp) -> Decision {
+    let record = OutcomeRecord { format: FORMAT, outcome, reason: reason.to_owned(), message, at: now };
+    Decision::new(stage, Hold::Nothing).act(vec![Action::PutOutcome { key: view.keys.outcome(), record }]).again(AT_ONCE)
+}
+
+/// Workers of an earlier generation, or of an earlier object, end before a run goes on: they know another run.
+fn earlier_workers(seen: &Observed, view: &LedgerView) -> Step<()> {
+    let earlier: Vec<&Worker> = seen.workers.iter().filter(|w| !w.ours || w.generation != view.run_id.generation).collect();
+    if earlier.is_empty() {
+        return Continue(());
+    }
+    let message = format!("{} Jobs of an earlier run of this name must end first", earlier.len());
+    let actions = earlier.iter().filter_map(|w| schedule::delete(w)).collect();
+    Break(Decision::new(stage(seen, view), Hold::Nothing).act(actions).wait(Wait::EarlierWorkers, message).again(BUSY_INTERVAL))
+}
+
+/// What must hold for any worker to be started, at the beginning and later on.
+fn authority<'a>(seen: &'a Observed, view: &LedgerView) -> Step<Authority<'a>> {
+    match authority::check(seen, view) {
+        Ok(authority) => Continue(authority),
+        Err(waiting) => Break(Decision::new(stage(seen, view), Hold::Nothing).waits(vec![waiting]).again(WAITING_INTERVAL)),
+    }
+}
+
+/// `run.json` is there and says what the spec says.
+fn begun<'a>(seen: &Observed, view: &'a LedgerView, authority: &Authority<'_>, now: Timestamp) -> Step<&'a RunFile> {
+    let spec = &seen.job.spec;
+    let wanted = || RunSpec::resolve(view.run_id.clone(), spec, authority.class_name, &authority.class.spec).to_bytes();
+    if let Some(run) = &view.run {
+        if spec.run_generation < view.run_id.generation || run.bytes == wanted() {
+            return Continue(run);
+        }
+        let fields = differences(&run.bytes, &wanted()).join(", ");
+        let message = format!(
+            "run {} was begun with another content of: {fields}; set it back, or raise spec.runGeneration to run with the new content",
+            view.run_id
+        );
+        return Break(Decision::new(stage(seen, view), Hold::Nothing).wait(Wait::SpecDiffersFromRun, message).again(WAITING_INTERVAL));
+    }
+    let mut errors = validate::backfill_job(spec);
+    let reason = if errors.is_empty() { "ExceedsClass" } else { "InvalidSpec" };
+    errors.extend(validate::within_class(spec, authority.class_name, &authority.class.spec));
+    if !errors.is_empty() {
+        let message = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join(". ");
+        return Break(Decision::new(Stage::Unbegun, Hold::Refused).fail(reason, message).again(IDLE_INTERVAL));
+    }
+    let complete_at = validate::complete_at(&seen.job);
+    if complete_at > now {
+        let message = format!("rows of the window may arrive until {complete_at}; planning begins then");
+        let again = complete_at.duration_since(now).unsigned_abs().clamp(AT_ONCE, IDLE_INTERVAL);
+        return Break(Decision::new(Stage::Unbegun, Hold::Nothing).wait(Wait::SourceIncomplete, message).again(again));
+    }
+    let put = Action::PutRun { key: view.keys.run(), bytes: Bytes::from(wanted()) };
+    Break(Decision::new(Stage::Unbegun, Hold::Nothing).act(vec![put]).again(AT_ONCE))
+}
+
+/// The fields of a run file that differ, by name.
+fn differences(a: &[u8], b: &[u8]) -> Vec<String> {
+    let fields = |bytes: &[u8]| serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(bytes).unwrap_or_default();
+    let (a, b) = (fields(a), fields(b));
+    a.keys().chain(b.keys().filter(|k| !a.contains_key(*k))).filter(|k| a.get(*k) != b.get(*k)).cloned().collect()
+}
+
+/// `plan.json` is there; otherwise it is being made.
+fn planned<'a>(seen: &Observed, view: &'a LedgerView, authority: &Authority<'_>, now: Timestamp) -> Step<&'a PlanFile> {
+    let standing = match &view.plan {
+        Some(_) => Standing::Done,
+        None => plan_standing(view, seen.job.spec.attempts()),
+    };
+    let candidate = Candidate { unit: PLAN_UNIT, verb: Verb::Plan, standing, planned: PLANNED_ITEM };
+    let turn = turn(seen, view, authority, &[candidate], now);
+    match &view.plan {
+        // Jobs of the plan that have ended are cleaned up with the others, later.
+        Some(file) => Continue(file),
+        None if standing == Standing::Broken && turn.alive == 0 => {
+            let last = view.failures.range((PLAN_UNIT.to_owned(), 0)..=(PLAN_UNIT.to_owned(), u32::MAX)).last();
+            let failure = last.and_then(|(_, record)| record.failures.first());
+            let (reason, message) = failure.map_or_else(
+                || ("Failed".to_owned(), "planning failed".to_owned()),
+                |f| (format!("{:?}", f.code), super::work::sentence(f)),
+            );
+            Break(end(view, Stage::Unplanned, Outcome::Failed, &reason, message, now))
+        }
+        None => Break(carry_out(seen, view, authority, turn, Stage::Unplanned, now)),
+    }
+}
+
+fn plan_standing(view: &LedgerView, attempts_max: u32) -> Standing {
+    let records: Vec<_> = view.failures.range((PLAN_UNIT.to_owned(), 0)..=(PLAN_UNIT.to_owned(), u32::MAX)).collect();
+    let fatal =
+        records.iter().flat_map(|(_, r)| &r.failures).any(|f| f.code.disposition() == weir_crds::contract::result::Disposition::Final);
+    if fatal || records.len() >= attempts_max as usize { Standing::Broken } else { Standing::Ready }
+}
+
+fn approved(seen: &Observed, view: &LedgerView, file: &PlanFile) -> Step<()> {
+    if is_approved(seen, file) {
+        return Continue(());
+    }
+    let decision = Decision::new(stage(seen, view), Hold::Nothing).again(IDLE_INTERVAL);
+    let hash = file.hash_text();
+    Break(match &seen.job.spec.approval.plan_hash {
+        None => decision.wait(Wait::Approval, format!("the plan {hash} waits for approval")),
+        Some(other) => decision.wait(
+            Wait::PlanHashMismatch,
+            format!("spec.approval.planHash is {other}, the plan is {hash}: look at the plan again, and set its hash"),
+        ),
+    })
+}
+
+/// The topic that publishers keep their progress in is there before the first of them runs.
+fn progress_topics(seen: &Observed, run: &RunFile) -> Step<()> {
+    let clusters = run.spec.sinks.iter().filter_map(|s| s.kafka.as_ref()).map(|k| &k.cluster_ref.name);
+    let topic = names::progress_topic(seen.namespace());
+    let missing: Vec<Action> = clusters
+        .filter(|cluster| !seen.progress_topics.contains(*cluster))
+        .map(|cluster| Action::EnsureProgressTopic { cluster: cluster.clone(), topic: topic.clone() })
+        .collect();
+    if missing.is_empty() {
+        return Continue(());
+    }
+    Break(Decision::new(Stage::Working, Hold::Nothing).act(missing).again(AT_ONCE))
+}
+
+/// Runs what can run, until all is verified or nothing more can be done.
+fn go_on(seen: &Observed, view: &LedgerView, authority: &Authority<'_>, file: &PlanFile, now: Timestamp) -> Decision {
+    let work = Work::new(file, view, seen.job.spec.attempts());
+    let stage = if work.all_published() { Stage::Verifying } else { Stage::Working };
+    if let Err(mismatch) = accounting::check(&file.plan, &view.manifests) {
+        // Numbers that do not add up stop everything: nothing more is published on top of them.
+        let open: Vec<Action> = seen.workers.iter().filter(|w| w.is_open()).filter_map(schedule::delete).collect();
+        if !open.is_empty() || seen.pods_left > 0 {
+            return Decision::new(stage, Hold::Nothing).act(open).wait(Wait::Draining, mismatch.to_string()).again(BUSY_INTERVAL);
+        }
+        return end(view, stage, Outcome::Failed, "LedgerMismatch", mismatch.to_string(), now);
+    }
+    let turn = turn(seen, view, authority, &candidates(&work, view), now);
+    if work.all_verified() && turn.orders.is_empty() {
+        let message = format!("all {} slices are published and verified", file.plan.slices.len());
+        return end(view, stage, Outcome::Completed, "Completed", message, now).act(turn.actions);
+    }
+    if turn.alive == 0 && turn.actions.is_empty() {
+        return match work.failed_slices.values().next() {
+            Some(first) => {
+                let message =
+                    format!("{} of {} slices failed; the first: {}", work.failed_slices.len(), file.plan.slices.len(), first.message);
+                end(view, stage, Outcome::Failed, &first.reason, message, now)
+            }
+            None => Decision::new(stage, Hold::Nothing).wait(
+                Wait::NothingCanGoOn,
+                "no unit of work is ready, none runs and none has failed; report this with the run's plan.json",
+            ),
+        };
+    }
+    carry_out(seen, view, authority, turn, stage, now)
+}
+
+/// Units in the order in which they should run: what ends a slice before what begins one, earlier slices first.
+fn candidates<'a>(work: &Work<'a>, view: &LedgerView) -> Vec<Candidate<'a>> {
+    let seconds = item_seconds(view);
+    let rank = |verb: Verb| match verb {
+        Verb::Plan | Verb::Verify => 0,
+        Verb::Publish => 1,
+        Verb::Assemble => 2,
+        Verb::Extract => 3,
+    };
+    let mut units: Vec<_> = work.units.iter().collect();
+    units.sort_by_key(|u| (rank(u.verb), work.first_slice(u)));
+    let planned = |verb: Verb, items: usize| {
+        let item = seconds.get(&verb).map_or(PLANNED_ITEM, |s| Duration::try_from_secs_f64(*s).unwrap_or(PLANNED_ITEM));
+        item.saturating_mul(u32::try_from(items).unwrap_or(u32::MAX))
+    };
+    units
+        .into_iter()
+        .map(|u| Candidate { unit: &u.id, verb: u.verb, standing: work.standing(u), planned: planned(u.verb, items(u).len()) })
+        .collect()
+}
+
+/// What an item of each verb took so far, on average.
+fn item_seconds(view: &LedgerView) -> BTreeMap<Verb, f64> {
+    let mean = |seconds: Vec<f64>| seconds.iter().sum::<f64>() / seconds.len() as f64;
+    let of = &view.manifests;
+    [
+        (Verb::Extract, of.extracted.values().map(|m| m.seconds).collect::<Vec<_>>()),
+        (Verb::Assemble, of.staged.values().map(|m| m.seconds).collect()),
+        (Verb::Publish, of.published.values().map(|m| m.seconds).collect()),
+        (Verb::Verify, of.verified.values().map(|m| m.seconds).collect()),
+    ]
+    .into_iter()
+    .filter(|(_, seconds)| !seconds.is_empty())
+    .map(|(verb, seconds)| (verb, mean(seconds)))
+    .collect()
+}
+
+fn turn(seen: &Observed, view: &LedgerView, authority: &Authority<'_>, candidates: &[Candidate<'_>], now: Timestamp) -> Turn {
+    let workers: Vec<&Worker> = seen.workers.iter().filter(|w| w.ours && w.generation == view.run_id.generation).collect();
+    let attempts = Attempts { workers: &workers, pods: &seen.pod_attempts, failures: &view.failures, keys: &view.keys };
+    let parallelism = seen.job.spec.parallelism(authority.class.spec.limits.max_parallelism);
+    schedule::turn(candidates, attempts, parallelism, now)
+}
+
+fn carry_out(seen: &Observed, view: &LedgerView, authority: &Authority<'_>, turn: Turn, stage: Stage, now: Timestamp) -> Decision {
+    let plan: Option<&Plan> = view.plan.as_ref().map(|p| &p.plan);
+    let jobs = turn.orders.iter().map(|order| Action::CreateJob(Box::new(job_template::job(seen, view, authority, plan, order))));
+    let recorded = turn.actions.iter().any(|a| matches!(a, Action::RecordFailure { .. }));
+    let actions: Vec<Action> = turn.actions.iter().cloned().chain(jobs).collect();
+    let soon = turn.next_at.map(|at| at.duration_since(now).unsigned_abs()).unwrap_or(BUSY_INTERVAL).min(BUSY_INTERVAL);
+    let mut waits = turn.waits;
+    waits.sort_by_key(|w| !w.wait.stalls());
+    let mut decision =
+        Decision::new(stage, Hold::Nothing).act(actions).waits(waits).again(if recorded { AT_ONCE } else { soon.max(AT_ONCE) });
+    if let Some(at) = turn.next_at.filter(|_| turn.orders.is_empty()) {
+        decision = decision.wait(Wait::Backoff, format!("the next attempt begins at {at:.0}"));
+    }
+    lowered(seen, view).into_iter().fold(decision, |d, message| d.wait(Wait::GenerationLowered, message))
+}
+
+/// SHA-256 as conditions and hashes show it.
+pub fn digest_text(digest: Sha256Digest) -> String {
+    format!("sha256:{digest}")
+}

@@ -1,0 +1,207 @@
+//! Puts the parts together: the server, leadership, and while this replica leads the three controllers.
+
+use std::{fmt::Debug, future::Future, sync::Arc, time::Duration};
+
+use futures::{Stream, StreamExt as _, future::join3};
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
+use kube::{
+    Api, Client, Config, Resource, ResourceExt as _,
+    core::PartialObjectMeta,
+    runtime::{
+        Controller, WatchStreamExt as _,
+        controller::{self, Action},
+        events::{Recorder, Reporter},
+        predicates,
+        reflector::{self, ObjectRef, Store},
+        watcher::{self, watcher},
+    },
+};
+use serde::de::DeserializeOwned;
+use weir_crds::{BackfillClass, BackfillJob, KafkaCluster};
+
+use crate::{
+    backfill_class,
+    backfill_job::{
+        self,
+        job_template::{ANNOTATION_JOB, LABEL_JOB},
+    },
+    context::{Context, FIELD_MANAGER},
+    credentials::Credentials,
+    kafka_cluster, leader,
+    metrics::Metrics,
+    reconcile::measured,
+    server::{self, Readiness},
+    settings::Settings,
+};
+
+/// Changes of a pod, its Job and its node come in bursts: one look is enough for them.
+const DEBOUNCE: Duration = Duration::from_millis(300);
+/// Reconciliations of a kind at a time: each waits for the network most of its time.
+const CONCURRENCY: u16 = 16;
+/// An answer of the apiserver to anything but a watch.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("there is no configuration for the Kubernetes API")]
+    Config(#[source] Box<kube::config::InferConfigError>),
+    #[error("no client of the Kubernetes API can be made")]
+    Client(#[source] kube::Error),
+    #[error("signals cannot be listened to")]
+    Signal(#[source] std::io::Error),
+    #[error(transparent)]
+    Server(#[from] server::ServerError),
+    #[error(transparent)]
+    Leader(#[from] leader::LeaderError),
+}
+
+/// Runs until SIGTERM or SIGINT, or until something fails that a restart may cure.
+pub async fn serve(settings: Settings) -> Result<(), Error> {
+    let config = Config::infer().await.map_err(|e| Error::Config(Box::new(e)))?;
+    let (metrics, readiness) = (Arc::new(Metrics::default()), Readiness::default());
+    let watches = Client::try_from(config.clone()).map_err(Error::Client)?;
+    // A connection that hangs must not hold up a reconciliation; a watch is silent for minutes.
+    let mut impatient = config.clone();
+    (impatient.read_timeout, impatient.write_timeout) = (Some(REQUEST_TIMEOUT), Some(REQUEST_TIMEOUT));
+    let requests = Client::try_from(impatient).map_err(Error::Client)?;
+    let stop = signals()?;
+    let term = || {
+        let (watches, requests, settings) = (watches.clone(), requests.clone(), settings.clone());
+        let (metrics, readiness) = (Arc::clone(&metrics), readiness.clone());
+        async move {
+            metrics.leads(true);
+            // Dropped with the term, however it ends.
+            let _leading = Leading(Arc::clone(&metrics));
+            run(watches, requests, &settings, metrics, &readiness).await;
+        }
+    };
+    let server = server::serve(settings.listen, readiness.clone(), Arc::clone(&metrics));
+    tokio::select! {
+        result = server => result.map_err(Into::into),
+        result = leader::lead(config, &settings.namespace, &settings.pod_name, &readiness, term, stop) => result.map_err(Into::into),
+    }
+}
+
+struct Leading(Arc<Metrics>);
+
+impl Drop for Leading {
+    fn drop(&mut self) {
+        self.0.leads(false);
+    }
+}
+
+fn signals() -> Result<impl Future<Output = ()>, Error> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signal)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// The controllers of one term. What they remember is made anew for each: another replica may have led in between.
+async fn run(watches: Client, client: Client, settings: &Settings, metrics: Arc<Metrics>, readiness: &Readiness) {
+    readiness.waits_for("the caches of BackfillClasses, KafkaClusters and BackfillJobs");
+    let (classes, class_changes) = watched::<BackfillClass>(Api::all(watches.clone()));
+    let (clusters, cluster_changes) = watched::<KafkaCluster>(Api::all(watches.clone()));
+    let (jobs, job_changes) = watched::<BackfillJob>(Api::all(watches.clone()));
+    let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(settings.pod_name.clone()) };
+    let ctx = Arc::new(Context::new(
+        client.clone(),
+        settings.worker_image.clone(),
+        Credentials::new(client.clone(), &settings.namespace, settings.credentials_root.clone()),
+        Recorder::new(client, reporter),
+        metrics,
+        classes.clone(),
+        clusters.clone(),
+        jobs.clone(),
+    ));
+    let config = || controller::Config::default().debounce(DEBOUNCE).concurrency(CONCURRENCY);
+    let classes_run = Controller::for_stream(class_changes, classes.clone())
+        .with_config(config())
+        .run(
+            |class, ctx| measured(Arc::clone(&class), Arc::clone(&ctx.metrics), backfill_class::reconcile(class, ctx)),
+            retry,
+            Arc::clone(&ctx),
+        )
+        .for_each(|_| async {});
+    let clusters_run = Controller::for_stream(cluster_changes, clusters.clone())
+        .with_config(config())
+        .run(
+            |cluster, ctx| measured(Arc::clone(&cluster), Arc::clone(&ctx.metrics), kafka_cluster::reconcile(cluster, ctx)),
+            retry,
+            Arc::clone(&ctx),
+        )
+        .for_each(|_| async {});
+    let jobs_run = async {
+        // A job must not be told that its class is missing because the cache is still empty.
+        let (a, b) = futures::join!(classes.wait_until_ready(), clusters.wait_until_ready());
+        if a.is_err() || b.is_err() {
+            return;
+        }
+        Controller::for_stream(job_changes, jobs.clone())
+            .with_config(config())
+            .reconcile_on(owners::<Pod>(watches.clone()))
+            .reconcile_on(owners::<Job>(watches.clone()))
+            .reconcile_all_on(any_change::<BackfillClass>(watches.clone()))
+            .reconcile_all_on(any_change::<KafkaCluster>(watches.clone()))
+            .run(
+                |job, ctx| measured(Arc::clone(&job), Arc::clone(&ctx.metrics), backfill_job::reconcile(job, ctx)),
+                retry,
+                Arc::clone(&ctx),
+            )
+            .for_each(|_| async {})
+            .await;
+    };
+    let ready = async {
+        let (a, b, c) = futures::join!(classes.wait_until_ready(), clusters.wait_until_ready(), jobs.wait_until_ready());
+        if a.is_ok() && b.is_ok() && c.is_ok() {
+            readiness.ready("leads");
+        }
+    };
+    futures::future::join(ready, join3(classes_run, clusters_run, jobs_run)).await;
+}
+
+/// After an error; what can be foreseen is not one, and says itself when to come back.
+fn retry<K, E>(_: Arc<K>, _: &E, _: Arc<Context>) -> Action {
+    Action::requeue(backfill_job::ERROR_INTERVAL)
+}
+
+/// A cache of all objects of a kind, and the changes of their specs: our own writes of status wake nobody.
+fn watched<K>(api: Api<K>) -> (Store<K>, impl Stream<Item = Result<K, watcher::Error>> + Send + 'static)
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    let (reader, writer) = reflector::store();
+    let changes = watcher(api, watcher::Config::default())
+        .default_backoff()
+        .reflect(writer)
+        .applied_objects()
+        .predicate_filter(predicates::generation, Default::default());
+    (reader, changes)
+}
+
+/// The BackfillJobs whose workers change in whatever way: a pod that ends wakes its job at once.
+fn owners<K>(client: Client) -> impl Stream<Item = ObjectRef<BackfillJob>> + Send + 'static
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let api: Api<PartialObjectMeta<K>> = Api::all(client);
+    watcher(api, watcher::Config::default().labels(LABEL_JOB)).default_backoff().touched_objects().filter_map(|changed| async move {
+        let changed = changed.inspect_err(|error| tracing::debug!(%error, "a watch of workers was interrupted")).ok()?;
+        let name = changed.annotations().get(ANNOTATION_JOB)?;
+        Some(ObjectRef::new(name).within(&changed.namespace()?))
+    })
+}
+
+/// Any change at all, status included: a class that becomes ready lets its jobs begin.
+fn any_change<K>(client: Client) -> impl Stream<Item = ()> + Send + 'static
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let api: Api<PartialObjectMeta<K>> = Api::all(client);
+    watcher(api, watcher::Config::default()).default_backoff().touched_objects().filter_map(|changed| async move { changed.ok().map(drop) })
+}

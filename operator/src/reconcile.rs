@@ -1,0 +1,28 @@
+//! A decorator around every reconciliation, so that timing, counting and the log line of a failure cannot be forgotten.
+
+use std::{error::Error, fmt::Debug, future::Future, sync::Arc, time::Instant};
+
+use kube::{Resource, ResourceExt as _, runtime::controller::Action};
+
+use crate::{
+    error_chain,
+    metrics::{Metrics, Outcome},
+};
+
+pub async fn measured<K, F, E>(object: Arc<K>, metrics: Arc<Metrics>, reconcile: F) -> Result<Action, E>
+where
+    K: Resource<DynamicType = ()> + Debug,
+    F: Future<Output = Result<Action, E>>,
+    E: Error + 'static,
+{
+    let begun = Instant::now();
+    let result = reconcile.await;
+    let outcome = if result.is_ok() { Outcome::Success } else { Outcome::Error };
+    let kind = K::kind(&()).into_owned();
+    if let Err(error) = &result {
+        let (name, namespace) = (object.name_any(), object.namespace());
+        tracing::warn!(kind, name, namespace, error = error_chain(error), "a reconciliation failed");
+    }
+    metrics.reconciled(kind, outcome, begun.elapsed());
+    result
+}
