@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
-    ArrayRef, BinaryArray, BooleanArray, Decimal128Array, Float64Array, Int32Array, Int64Array, ListArray, MapArray,
-    NullBufferBuilder, PrimitiveArray, StringArray, StructArray, new_null_array,
+    ArrayRef, BinaryArray, BooleanArray, Decimal128Array, Float64Array, Int32Array, Int64Array, ListArray, MapArray, NullBufferBuilder,
+    PrimitiveArray, StringArray, StructArray, new_null_array,
 };
 use datafusion::arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use datafusion::arrow::datatypes::{DataType, Date32Type, TimestampMicrosecondType};
@@ -135,11 +135,9 @@ impl ColumnBuffer {
             ColumnType::Decimal { .. } => Values::Decimal(Vec::new()),
             ColumnType::Struct(fields) => Values::Struct(FieldSet::new(fields)),
             ColumnType::Array(item) => Values::Array { offsets: vec![0], items: Box::new(Self::new(item)) },
-            ColumnType::Map(value) => Values::Map {
-                offsets: vec![0],
-                keys: Box::new(Self::new(&ColumnType::String)),
-                values: Box::new(Self::new(value)),
-            },
+            ColumnType::Map(value) => {
+                Values::Map { offsets: vec![0], keys: Box::new(Self::new(&ColumnType::String)), values: Box::new(Self::new(value)) }
+            }
         };
         Self { kind: kind.clone(), validity: NullBufferBuilder::new(0), values }
     }
@@ -222,9 +220,7 @@ impl ColumnBuffer {
                 }
             }
             (Values::Boolean(values), _) => Arc::new(BooleanArray::new(std::mem::take(values).into(), nulls)),
-            (Values::Int(values), ColumnType::Date) => {
-                Arc::new(PrimitiveArray::<Date32Type>::try_new(take_values(values), nulls)?)
-            }
+            (Values::Int(values), ColumnType::Date) => Arc::new(PrimitiveArray::<Date32Type>::try_new(take_values(values), nulls)?),
             (Values::Int(values), _) => Arc::new(Int32Array::try_new(take_values(values), nulls)?),
             (Values::Bigint(values), ColumnType::Timestamp(_)) => {
                 let values = take_values(values);
@@ -273,12 +269,7 @@ impl ColumnBuffer {
             Values::Struct(set) => set.take_unknown(&format!("{path}."), into),
             Values::Array { items, .. } => items.take_unknown(&format!("{path}[]"), into),
             Values::Map { values, .. } => values.take_unknown(&format!("{path}[]"), into),
-            Values::Bytes { .. }
-            | Values::Boolean(_)
-            | Values::Int(_)
-            | Values::Bigint(_)
-            | Values::Double(_)
-            | Values::Decimal(_) => {}
+            Values::Bytes { .. } | Values::Boolean(_) | Values::Int(_) | Values::Bigint(_) | Values::Double(_) | Values::Decimal(_) => {}
         }
     }
 }

@@ -88,9 +88,7 @@ impl Decompressor {
             Self::Gzip(gzip) => match gzip.state {
                 GzipState::Header if gzip.held.is_empty() => Ok(()),
                 GzipState::Padding => Ok(()),
-                GzipState::Header | GzipState::Body | GzipState::Trailer => {
-                    Err(DecompressError::CutOff { format: "gzip", at: gzip.taken })
-                }
+                GzipState::Header | GzipState::Body | GzipState::Trailer => Err(DecompressError::CutOff { format: "gzip", at: gzip.taken }),
             },
             Self::Zstd(zstd) if zstd.in_frame => Err(DecompressError::CutOff { format: "zstd", at: zstd.taken }),
             Self::Zstd(_) => Ok(()),

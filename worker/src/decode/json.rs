@@ -65,7 +65,7 @@ impl JsonDecoder {
                 Line::Whole(line) => line,
                 Line::TooLong { head, len } => {
                     let detail = format!("the line has {len} bytes, more than {}", super::lines::LINE_BYTES_MAX);
-                    let mut row = Rejected::from_line(block.object, number, &Fault::new(Reason::RowTooLong, detail), head);
+                    let mut row = Rejected::from_line(block.object, number, Fault::new(Reason::RowTooLong, detail), head);
                     row.raw_len = len;
                     rejected.push(row);
                     continue;
@@ -83,7 +83,7 @@ impl JsonDecoder {
                 Err(fault) => {
                     let len = numbers.len();
                     self.row.fields.iter_mut().for_each(|(_, column)| column.truncate(len));
-                    rejected.push(Rejected::from_line(block.object, number, &fault, line));
+                    rejected.push(Rejected::from_line(block.object, number, fault, line));
                 }
             }
         }
@@ -172,8 +172,7 @@ fn object(lexer: &mut Lexer<'_>, set: &mut FieldSet, state: &mut State) -> Resul
 
 /// Counts an undeclared key, and refuses it where the object has had it before.
 fn unknown(set: &mut FieldSet, state: &mut State, key: &[u8], this: u64) -> Result<(), Fault> {
-    let duplicate =
-        || Fault::new(Reason::DuplicateKey, "the key appears twice").in_field(&super::reject::excerpt(key));
+    let duplicate = || Fault::new(Reason::DuplicateKey, "the key appears twice").in_field(&super::reject::excerpt(key));
     if let Some((count, seen_in)) = set.unknown.get_mut(key) {
         if *seen_in == this {
             return Err(duplicate());
@@ -273,9 +272,9 @@ pub fn decimal(number: Number<'_>, kind: &ColumnType) -> Result<i128, Fault> {
 
 /// Appends the bytes that `text` stands for.
 pub fn base64_into(text: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
-    BASE64.decode_vec(text, out).map_err(|error| {
-        Fault::new(Reason::InvalidBase64, format!("\"{}\": {error}", super::reject::excerpt(text)))
-    })
+    BASE64
+        .decode_vec(text, out)
+        .map_err(|error| Fault::new(Reason::InvalidBase64, format!("\"{}\": {error}", super::reject::excerpt(text))))
 }
 
 /// Arrow's offsets have 31 bits; a block is far smaller, so only a broken bound could get here.
@@ -316,8 +315,7 @@ fn map(lexer: &mut Lexer<'_>, keys: &mut ColumnBuffer, values: &mut ColumnBuffer
         let linear = keys_from(offsets, bytes, first, MAP_KEYS_LINEAR_MAX).any(|earlier| earlier == key);
         let is_far = offsets.len() - 1 - first >= MAP_KEYS_LINEAR_MAX;
         if linear || (is_far && !more_keys.insert(key.into())) {
-            let name = super::reject::excerpt(key);
-            return Err(Fault::new(Reason::DuplicateKey, "the key appears twice").in_field(&name));
+            return Err(Fault::new(Reason::DuplicateKey, "the key appears twice").at_key(key));
         }
         bytes.extend_from_slice(key);
         offsets.push(end_offset(bytes.len())?);
@@ -327,7 +325,7 @@ fn map(lexer: &mut Lexer<'_>, keys: &mut ColumnBuffer, values: &mut ColumnBuffer
         if let Err(fault) = value(lexer, values, state) {
             let Values::Bytes { bytes, .. } = &keys.values else { return Err(fault) };
             let name = bytes.get(usize::try_from(name_at).unwrap_or(0)..).unwrap_or_default();
-            return Err(fault.in_field(&super::reject::excerpt(name)));
+            return Err(fault.at_key(name));
         }
         if !lexer.take(b',') {
             return lexer.expect(b'}');

@@ -51,7 +51,7 @@ fn reason(columns: &str, line: impl AsRef<[u8]>) -> (Reason, String) {
     assert!(decoded.batch.columns().iter().take(decoded.batch.num_columns() - 2).all(|c| c.null_count() == 2));
     let row = &decoded.rejected[0];
     assert_eq!((row.object, row.row, &row.raw[..], row.raw_len), (3, 2, line.as_ref(), line.as_ref().len() as u64));
-    (row.reason, row.detail.clone())
+    (row.fault.reason, row.fault.describe())
 }
 
 #[test]
@@ -122,13 +122,13 @@ fn each_bad_value_rejects_its_row_alone() {
         (r#"{"st":{"x":"1"}}"#, Reason::WrongType, "st.x: found a string, declared is bigint"),
         (r#"{"st":[]}"#, Reason::WrongType, "st: found an array, declared is struct<x: bigint>"),
         (r#"{"l":[{"x":1},{"x":1.5}]}"#, Reason::NotAnInteger, "l[1].x: 1.5 has a fraction"),
-        (r#"{"mp":{"ok":1,"bad":"x"}}"#, Reason::WrongType, "mp.bad: found a string"),
+        (r#"{"mp":{"ok":1,"bad":"x"}}"#, Reason::WrongType, "mp[bad]: found a string"),
         (r#"{"a":1,"a":1}"#, Reason::DuplicateKey, "a: the key appears twice"),
         (r#"{"a":1,"\u0061":1}"#, Reason::DuplicateKey, "a: the key appears twice"),
         (r#"{"zz":1,"zz":1}"#, Reason::DuplicateKey, "zz: the key appears twice"),
         (r#"{"st":{"x":1,"x":1}}"#, Reason::DuplicateKey, "st.x: the key appears twice"),
         (r#"{"st":{"y":1,"y":1}}"#, Reason::DuplicateKey, "st.y: the key appears twice"),
-        (r#"{"mp":{"k":1,"k":1}}"#, Reason::DuplicateKey, "mp.k: the key appears twice"),
+        (r#"{"mp":{"k":1,"k":1}}"#, Reason::DuplicateKey, "mp[k]: the key appears twice"),
         (r#"{"a":1"#, Reason::InvalidJson, "the line ends at column 7 where `}` should be"),
         (r#"{"s":"cut"#, Reason::InvalidJson, "s: the line ends"),
         (r#"{"a":1}{"a":2}"#, Reason::InvalidJson, "column 8: expected the end of the line"),
@@ -178,7 +178,7 @@ fn line_ends_marks_and_blank_lines() {
     // A mark is one only at the start of an object.
     assert_eq!(reason("a bigint", b"\xef\xbb\xbf{\"a\":1}").0, Reason::InvalidJson);
     // A last line that was cut off.
-    assert_eq!(decode("a bigint", "{\"a\":1}\n{\"a\":").rejected[0].reason, Reason::InvalidJson);
+    assert_eq!(decode("a bigint", "{\"a\":1}\n{\"a\":").rejected[0].fault.reason, Reason::InvalidJson);
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn long_lines_are_exact_up_to_the_bound() {
         let decoded = decode("s string", text);
         assert_eq!(row_numbers(&decoded.batch), [1, 3]);
         let row = &decoded.rejected[0];
-        assert_eq!((row.reason, row.raw_len, row.raw.len()), (Reason::RowTooLong, len as u64, super::reject::RAW_BYTES_MAX));
+        assert_eq!((row.fault.reason, row.raw_len, row.raw.len()), (Reason::RowTooLong, len as u64, super::reject::RAW_BYTES_MAX));
     }
 }
 
@@ -216,7 +216,7 @@ fn unknown_names_are_bounded_and_still_checked() {
     let twice = format!("{{{fields}\"u1499\":1}}");
     let decoded = decode_with(&mut decoder, format!("{good}\n{twice}\n{good}").as_bytes());
     assert_eq!(row_numbers(&decoded.batch), [1, 3]);
-    assert_eq!(decoded.rejected[0].reason, Reason::DuplicateKey);
+    assert_eq!(decoded.rejected[0].fault.reason, Reason::DuplicateKey);
     let unknown = decoder.take_unknown();
     assert_eq!((unknown.by_path.len(), unknown.by_path.values().sum::<u64>() + unknown.others), (1000, 4501));
 }
@@ -226,7 +226,7 @@ fn wide_maps_find_far_duplicates() {
     let keys: String = (0..100).map(|i| format!("\"k{i}\":{i},")).collect();
     for repeated in ["k0", "k15", "k16", "k99"] {
         let (found, detail) = reason("mp map<string, bigint>", format!("{{\"mp\":{{{keys}\"{repeated}\":1}}}}"));
-        assert_eq!((found, detail), (Reason::DuplicateKey, format!("mp.{repeated}: the key appears twice")));
+        assert_eq!((found, detail), (Reason::DuplicateKey, format!("mp[{repeated}]: the key appears twice")));
     }
     assert_eq!(decode("mp map<string, bigint>", format!("{{\"mp\":{{{keys}\"last\":1}}}}")).rejected, []);
 }
@@ -255,8 +255,7 @@ fn json_value() -> impl Strategy<Value = serde_json::Value> {
     leaf.prop_recursive(4, 24, 6, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..5).prop_map(Into::into),
-            prop::collection::btree_map("[a-d]{1,2}", inner, 0..5)
-                .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+            prop::collection::btree_map("[a-d]{1,2}", inner, 0..5).prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
         ]
     })
 }
@@ -316,11 +315,10 @@ proptest! {
     fn the_grammar_is_serde_jsons(text in mutated()) {
         let mut lexer = Lexer::new(&text);
         let ours = std::str::from_utf8(&text).is_ok() && lexer.skip().and_then(|()| lexer.end()).is_ok();
-        let theirs = match serde_json::from_slice::<serde_json::Value>(&text) {
-            Ok(_) => true,
-            // A number that no double holds is still JSON.
-            Err(error) => error.to_string().contains("number out of range"),
-        };
+        let theirs = serde_json::from_slice::<serde_json::Value>(&text);
+        // A number that no double holds is still JSON, and what follows it the oracle does not say.
+        prop_assume!(!theirs.as_ref().is_err_and(|error| error.to_string().contains("number out of range")));
+        let theirs = theirs.is_ok();
         prop_assert_eq!(ours, theirs, "{}", String::from_utf8_lossy(&text));
     }
 

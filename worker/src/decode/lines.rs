@@ -1,6 +1,9 @@
-//! Bytes to blocks of whole lines. Blocks are cut by bytes and lines alone, never by how the bytes happened to arrive, so
-//! two attempts see the same blocks.
+//! Bytes to blocks of whole lines, or of whole CSV records. Blocks are cut by bytes and lines alone, never by how the bytes
+//! happened to arrive, so two attempts see the same blocks.
 
+use std::sync::Arc;
+
+use super::csv::RecordEnds;
 use super::reject::RAW_BYTES_MAX;
 
 /// A block ends with the line that reaches this many bytes: large enough to keep a thread busy for milliseconds, small enough
@@ -12,13 +15,15 @@ pub const BLOCK_LINES_MAX: usize = 65_536;
 /// row is held some five times at once (line, columns, select's copies).
 pub const LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Whole lines of one object, without their line feeds.
+/// Whole lines of one object, without their line feeds. A CSV record that spans lines counts as one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Block {
     /// Ordinal of the object in its chunk.
     pub object: u32,
     /// Number of the first line, from 1.
     pub first_line: u64,
+    /// The object's first record, for CSV: its header, which is no line of any block.
+    pub header: Option<Arc<[u8]>>,
     bytes: Vec<u8>,
     /// Where each line ends in `bytes`.
     ends: Vec<usize>,
@@ -74,9 +79,26 @@ impl Block {
     }
 }
 
+/// Where lines end.
+#[derive(Debug)]
+enum Ends {
+    LineFeed,
+    Record(RecordEnds),
+}
+
+impl Ends {
+    fn find(&mut self, bytes: &[u8]) -> Option<usize> {
+        match self {
+            Self::LineFeed => memchr::memchr(b'\n', bytes),
+            Self::Record(record) => record.find(bytes),
+        }
+    }
+}
+
 /// Cuts one object's bytes into blocks.
 #[derive(Debug)]
 pub struct LineSplitter {
+    ends: Ends,
     block: Block,
     /// Where the open line begins in the block.
     line_start: usize,
@@ -87,14 +109,21 @@ pub struct LineSplitter {
 impl LineSplitter {
     /// At the start of an object.
     pub fn new(object: u32) -> Self {
-        Self { block: Block { object, first_line: 1, ..Block::default() }, line_start: 0, too_long: None }
+        let block = Block { object, first_line: 1, ..Block::default() };
+        Self { ends: Ends::LineFeed, block, line_start: 0, too_long: None }
+    }
+
+    /// At the start of a CSV object, whose records end outside quotes.
+    pub fn csv(object: u32) -> Self {
+        Self { ends: Ends::Record(RecordEnds::default()), ..Self::new(object) }
     }
 
     /// Takes the next bytes; gives every block that they complete to `out`.
     pub fn push(&mut self, mut bytes: &[u8], out: &mut Vec<Block>) {
-        while let Some(len) = memchr::memchr(b'\n', bytes) {
+        while let Some(len) = self.ends.find(bytes) {
             self.extend(&bytes[..len]);
             self.end_line();
+            self.take_header();
             if self.block.bytes.len() >= BLOCK_BYTES || self.block.ends.len() >= BLOCK_LINES_MAX {
                 out.push(self.cut());
             }
@@ -107,6 +136,7 @@ impl LineSplitter {
     pub fn finish(mut self) -> Option<Block> {
         if self.line_start < self.block.bytes.len() {
             self.end_line();
+            self.take_header();
         }
         (!self.block.ends.is_empty()).then_some(self.block)
     }
@@ -133,10 +163,23 @@ impl LineSplitter {
         self.block.ends.push(self.line_start);
     }
 
+    /// The first record of CSV is the header; it is handed to every block, since blocks are decoded side by side.
+    fn take_header(&mut self) {
+        if matches!(self.ends, Ends::Record(_)) && self.block.header.is_none() {
+            self.block.header = Some(self.block.bytes.as_slice().into());
+            self.block.bytes.clear();
+            self.block.ends.clear();
+            self.block.too_long.clear();
+            self.block.first_line = 2;
+            self.line_start = 0;
+        }
+    }
+
     fn cut(&mut self) -> Block {
         self.line_start = 0;
         let next = Block {
             object: self.block.object,
+            header: self.block.header.clone(),
             first_line: self.block.first_line + self.block.ends.len() as u64,
             bytes: Vec::with_capacity(BLOCK_BYTES + BLOCK_BYTES / 8),
             ..Block::default()

@@ -3,17 +3,24 @@
 //! Pure and synchronous: nothing here fetches, waits or knows about slices. One bad row never takes its batch with it.
 
 pub mod column;
+pub mod csv;
+#[cfg(test)]
+mod csv_tests;
 pub mod decompress;
+pub mod format;
 pub mod json;
 #[cfg(test)]
 mod json_tests;
 pub mod lexer;
 pub mod lines;
 pub mod number;
+pub mod parquet;
 pub mod reject;
 pub mod time;
 pub mod types;
 
+pub use csv::CsvDecoder;
+pub use format::{Batch, Decoder};
 pub use json::JsonDecoder;
 pub use lines::{Block, LineSplitter};
 pub use reject::{Fault, Reason, Rejected};

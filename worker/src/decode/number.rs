@@ -40,8 +40,7 @@ impl<'a> Number<'a> {
         if digits.is_empty() || (digits.len() > 1 && digits[0] == b'0') {
             return None;
         }
-        let mut number =
-            Self { text: &bytes[..at], negative, digits, fraction: &[], exponent: 0, is_plain_integer: true };
+        let mut number = Self { text: &bytes[..at], negative, digits, fraction: &[], exponent: 0, is_plain_integer: true };
         if bytes.get(at) == Some(&b'.') {
             let len = run_of_digits(&bytes[at + 1..]);
             if len == 0 {
@@ -61,9 +60,8 @@ impl<'a> Number<'a> {
             if len == 0 {
                 return None;
             }
-            let magnitude = bytes[digits_at..digits_at + len]
-                .iter()
-                .fold(0i64, |sum, digit| (sum * 10 + i64::from(digit - b'0')).min(EXPONENT_MAX));
+            let magnitude =
+                bytes[digits_at..digits_at + len].iter().fold(0i64, |sum, digit| (sum * 10 + i64::from(digit - b'0')).min(EXPONENT_MAX));
             number.exponent = if minus { -magnitude } else { magnitude };
             number.is_plain_integer = false;
             at = digits_at + len;

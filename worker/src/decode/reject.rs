@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub const RAW_BYTES_MAX: usize = 64 * 1024;
 /// Longest detail: a path and a short value.
 pub const DETAIL_BYTES_MAX: usize = 512;
+/// Longest key that rows are counted under.
+const KEY_BYTES_MAX: usize = 128;
 
 /// Stable codes: status, reports and the quarantine's readers group by them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -103,12 +105,39 @@ impl Fault {
         self
     }
 
+    /// The same fault, seen from the map that has the value under `key`.
+    #[must_use]
+    pub fn at_key(mut self, key: &[u8]) -> Self {
+        let between = if self.path.is_empty() || self.path.starts_with('[') { "" } else { "." };
+        self.path.insert_str(0, &format!("[{}]{between}", excerpt(key)));
+        self
+    }
+
     /// The same fault, seen from the list that has the value at `index`.
     #[must_use]
     pub fn at_index(mut self, index: usize) -> Self {
         let between = if self.path.is_empty() || self.path.starts_with('[') { "" } else { "." };
         self.path.insert_str(0, &format!("[{index}]{between}"));
         self
+    }
+
+    /// What rows with this fault are counted under: the code and the path without indices and keys, as
+    /// `NotAnInteger at items[].id`.
+    pub fn key(&self) -> String {
+        if self.path.is_empty() {
+            return self.reason.code().to_owned();
+        }
+        let mut key = format!("{} at ", self.reason.code());
+        let mut depth = 0;
+        for c in self.path.chars() {
+            depth -= i32::from(c == ']');
+            if depth <= 0 {
+                key.push(c);
+            }
+            depth += i32::from(c == '[');
+        }
+        shorten(&mut key, KEY_BYTES_MAX);
+        key
     }
 
     /// Path and detail in one line of bounded length.
@@ -131,10 +160,8 @@ pub struct Rejected {
     pub object: u32,
     /// Line (text) or row (Parquet) in the object, from 1.
     pub row: u64,
-    /// The code.
-    pub reason: Reason,
-    /// Path and detail.
-    pub detail: String,
+    /// Why.
+    pub fault: Fault,
     /// The first [`RAW_BYTES_MAX`] bytes of the row.
     pub raw: Vec<u8>,
     /// How many bytes the row had.
@@ -143,15 +170,8 @@ pub struct Rejected {
 
 impl Rejected {
     /// A rejected row of text.
-    pub fn from_line(object: u32, row: u64, fault: &Fault, line: &[u8]) -> Self {
-        Self {
-            object,
-            row,
-            reason: fault.reason,
-            detail: fault.describe(),
-            raw: line[..line.len().min(RAW_BYTES_MAX)].to_vec(),
-            raw_len: line.len() as u64,
-        }
+    pub fn from_line(object: u32, row: u64, fault: Fault, line: &[u8]) -> Self {
+        Self { object, row, fault, raw: line[..line.len().min(RAW_BYTES_MAX)].to_vec(), raw_len: line.len() as u64 }
     }
 }
 
@@ -187,6 +207,10 @@ mod tests {
         let fault = Fault::new(Reason::WrongType, "found text").in_field("id").at_index(2).in_field("items").in_field("cart");
         assert_eq!(fault.describe(), "cart.items[2].id: found text");
         assert_eq!(Fault::new(Reason::WrongType, "x").at_index(1).at_index(0).in_field("m").path, "m[0][1]");
+        assert_eq!(fault.key(), "WrongType at cart.items[].id");
+        let in_map = Fault::new(Reason::OutOfRange, "x").in_field("v").at_key(b"some key").in_field("m");
+        assert_eq!((in_map.path.as_str(), in_map.key().as_str()), ("m[some key].v", "OutOfRange at m[].v"));
+        assert_eq!(Fault::new(Reason::InvalidUtf8, "x").key(), "InvalidUtf8");
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use thiserror::Error;
-use weir_crds::contract::result::{Failure, FailureCode};
+use weir_crds::contract::result::FailureCode;
 
 use crate::decode::decompress::DecompressError;
+use crate::termination::Explain;
 
 /// A failed operation on a source.
 #[derive(Debug, Error)]
@@ -58,6 +59,14 @@ pub enum SourceError {
         #[source]
         source: DecompressError,
     },
+    /// An object's own types do not fit the declaration.
+    #[error("{object} does not fit the declared columns: {problem}")]
+    Mismatch {
+        /// `s3://bucket/key`.
+        object: String,
+        /// Which column, and why.
+        problem: String,
+    },
     /// An object is not what its format says.
     #[error("{object} cannot be read as {format}: {problem}")]
     Unreadable {
@@ -85,28 +94,18 @@ impl SourceError {
             _ => Self::Unavailable { operation, target, problem },
         }
     }
+}
 
-    /// As a worker reports it.
-    pub fn failure(&self) -> Failure {
-        let (code, remedy) = match self {
-            Self::Changed { .. } => (
-                FailureCode::SourceChanged,
-                "raise runGeneration to plan again with what is there now, and stop what writes to planned objects",
-            ),
-            Self::Denied { .. } => {
-                (FailureCode::SourceDenied, "let the job's identity list and read the bucket (s3:ListBucket, s3:GetObject)")
-            }
-            Self::Missing { .. } => (FailureCode::SourceMissing, "check the bucket's name and the class's source store"),
-            Self::Unavailable { .. } => (FailureCode::SourceUnavailable, "it is tried again when the store answers"),
-            Self::Corrupt { .. } => (
-                FailureCode::SourceCorrupt,
-                "repair or remove the object, check `compression`, and raise runGeneration",
-            ),
-            Self::Unreadable { .. } => {
-                (FailureCode::SourceCorrupt, "repair or remove the object, check `format`, and raise runGeneration")
-            }
-        };
-        Failure { code, item: None, field: None, cause: describe(self), remedy: remedy.to_owned() }
+impl Explain for SourceError {
+    fn code(&self) -> FailureCode {
+        match self {
+            Self::Changed { .. } => FailureCode::SourceChanged,
+            Self::Denied { .. } => FailureCode::SourceDenied,
+            Self::Missing { .. } => FailureCode::SourceMissing,
+            Self::Unavailable { .. } => FailureCode::SourceUnavailable,
+            Self::Corrupt { .. } | Self::Unreadable { .. } => FailureCode::SourceCorrupt,
+            Self::Mismatch { .. } => FailureCode::InvalidColumns,
+        }
     }
 }
 

@@ -44,18 +44,14 @@ impl Fetcher {
         Self { client, bytes_read: Arc::default() }
     }
 
-    /// Bytes that came over the wire, repeated ones included.
+    /// Bytes that were read. A range that broke off and was asked for again counts once, so that two attempts agree.
     pub fn bytes_read(&self) -> u64 {
         self.bytes_read.load(Ordering::Relaxed)
     }
 
     /// All bytes of `objects`, one object behind the other. Up to `in_flight` ranges are asked for ahead, across objects, so
     /// that many small ones do not cost a round trip each.
-    pub fn stream(
-        &self,
-        objects: Arc<[SourceObject]>,
-        in_flight: usize,
-    ) -> impl Stream<Item = Result<Piece, SourceError>> + Send + use<> {
+    pub fn stream(&self, objects: Arc<[SourceObject]>, in_flight: usize) -> impl Stream<Item = Result<Piece, SourceError>> + Send + use<> {
         let fetcher = self.clone();
         let list = Arc::clone(&objects);
         let ranges = (0..objects.len()).flat_map(move |index| {
@@ -121,10 +117,10 @@ impl Fetcher {
             Ok(collected) => collected.into_bytes(),
             Err(error) => return Ok(Err(super::error::describe(&error))),
         };
-        self.bytes_read.fetch_add(collected.len() as u64, Ordering::Relaxed);
         if collected.len() as u64 != end - start {
             return Ok(Err(format!("{} bytes came instead of {}", collected.len(), end - start)));
         }
+        self.bytes_read.fetch_add(end - start, Ordering::Relaxed);
         Ok(Ok(collected))
     }
 
@@ -132,9 +128,7 @@ impl Fetcher {
     async fn changed(&self, object: &SourceObject) -> SourceError {
         let found = match self.client.head_object().bucket(&object.bucket).key(&object.key).send().await {
             Ok(head) => format!("ETag {}", head.e_tag().unwrap_or("unknown")),
-            Err(error) if error.raw_response().is_some_and(|response| response.status().as_u16() == 404) => {
-                "no such object".to_owned()
-            }
+            Err(error) if error.raw_response().is_some_and(|response| response.status().as_u16() == 404) => "no such object".to_owned(),
             Err(error) => format!("nothing certain ({})", super::error::describe(&error)),
         };
         let pinned = match &object.version {

@@ -79,8 +79,7 @@ impl<'a> Listing<'a> {
     }
 
     async fn current(&self, prefix: &TimedPrefix) -> Result<Vec<(SourceObject, Option<i64>)>, SourceError> {
-        let mut pages =
-            self.client.list_objects_v2().bucket(self.bucket).prefix(&prefix.prefix).into_paginator().send();
+        let mut pages = self.client.list_objects_v2().bucket(self.bucket).prefix(&prefix.prefix).into_paginator().send();
         let mut objects = Vec::new();
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| self.error(&prefix.prefix, error))?;

@@ -2,9 +2,12 @@
 //!
 //! Only this module talks to the source store. It reads; it never writes there.
 
+pub mod arrival;
 pub mod error;
 pub mod fetch;
 pub mod list;
+pub mod object_list;
+pub mod parquet;
 pub mod template;
 
 pub use error::SourceError;

@@ -1,0 +1,214 @@
+//! What one thread does with one batch of source rows: decode, select, normalize, and place every row.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, AsArray as _, RecordBatch, UInt16Array, UInt32Array};
+use datafusion::arrow::compute::take_record_batch;
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType, UInt32Type, UInt64Type};
+use weir_crds::window::{Interval, Placement, Slicing};
+
+use super::counts::Counts;
+use super::error::ExtractError;
+use super::quarantine::QuarantinedRow;
+use crate::decode::reject::{Fault, Reason, Rejected};
+use crate::decode::types::ROW_COLUMN;
+use crate::decode::{Batch, Decoded, Decoder, UnknownFields};
+use crate::select::normalize::{Normalized, SOURCE_COLUMN, SUB_COLUMN};
+use crate::select::{Evaluator, Normalizer, RowFault};
+use crate::source::SourceObject;
+
+/// What all threads of a chunk share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The source's name.
+    pub source: String,
+    /// Its ordinal in the job.
+    pub source_ordinal: u16,
+    /// The chunk's objects.
+    pub objects: Arc<[SourceObject]>,
+    /// The ordinal of the first of them in the plan's list.
+    pub first_object: u32,
+    /// For each object the event times that its rows may have; `None`: any.
+    pub allowed: Vec<Option<Interval>>,
+    /// The window.
+    pub slicing: Slicing,
+    /// Result columns.
+    pub normalizer: Normalizer,
+    /// Index of the event time among them.
+    pub event_time: usize,
+    /// Index of the event type among them.
+    pub event_type: usize,
+}
+
+/// The state of one thread.
+#[derive(Debug)]
+pub struct Worker {
+    shared: Arc<Shared>,
+    decoder: Decoder,
+    evaluator: Evaluator,
+}
+
+/// What a block became.
+#[derive(Debug, Default)]
+pub struct Processed {
+    /// Selected rows by index of the slice, in source order.
+    pub selected: BTreeMap<usize, RecordBatch>,
+    /// Rows for quarantine, in source order.
+    pub set_aside: Vec<QuarantinedRow>,
+    /// Counts of the block.
+    pub counts: Counts,
+    /// Fields that are not declared.
+    pub unknown: UnknownFields,
+}
+
+/// The columns of segments: result columns, then `__source`, `__object`, `__row`, `__sub`.
+pub fn segment_schema(normalizer: &Normalizer) -> SchemaRef {
+    let all = normalizer.schema().fields();
+    let mut fields: Vec<_> = all.iter().take(all.len() - 3).cloned().collect();
+    fields.push(Arc::new(Field::new(SOURCE_COLUMN, DataType::UInt16, false)));
+    fields.extend(all.iter().skip(all.len() - 3).cloned());
+    Arc::new(Schema::new(fields))
+}
+
+impl Shared {
+    fn segment_batch(&self, rows: &RecordBatch) -> Result<RecordBatch, ExtractError> {
+        let count = rows.num_columns() - 3;
+        let mut columns: Vec<ArrayRef> = rows.columns()[..count].to_vec();
+        columns.push(Arc::new(UInt16Array::from(vec![self.source_ordinal; rows.num_rows()])));
+        let objects = rows.column(count).as_primitive::<UInt32Type>();
+        let in_plan = objects.values().iter().map(|object| object + self.first_object);
+        columns.push(Arc::new(UInt32Array::from_iter_values(in_plan)));
+        columns.extend(rows.columns()[count + 1..].iter().cloned());
+        Ok(RecordBatch::try_new(segment_schema(&self.normalizer), columns)?)
+    }
+
+    /// A row for quarantine, without its raw bytes.
+    fn row(&self, object: u32, row: u64, reason: String, detail: String) -> QuarantinedRow {
+        let object = self.objects.get(object as usize);
+        QuarantinedRow {
+            reason,
+            detail,
+            source: self.source.clone(),
+            object: object.map(SourceObject::uri).unwrap_or_default(),
+            pin: object.map(|o| o.version.clone().unwrap_or_else(|| o.etag.clone())).unwrap_or_default(),
+            row,
+            ..QuarantinedRow::default()
+        }
+    }
+}
+
+impl Worker {
+    /// A thread's state.
+    pub fn new(shared: Arc<Shared>, decoder: Decoder, evaluator: Evaluator) -> Self {
+        Self { shared, decoder, evaluator }
+    }
+
+    /// Does the rows of one batch.
+    pub fn batch(&mut self, batch: &Batch) -> Result<Processed, ExtractError> {
+        let decoded = self.decoder.decode(batch)?;
+        let mut processed = self.decoded(batch, decoded)?;
+        processed.unknown = self.decoder.take_unknown();
+        Ok(processed)
+    }
+
+    fn decoded(&mut self, source: &Batch, decoded: Decoded) -> Result<Processed, ExtractError> {
+        let mut processed = Processed::default();
+        let good = decoded.batch.num_rows() as u64;
+        processed.counts.read = decoded.rows;
+        for rejected in decoded.rejected {
+            self.reject(rejected, &mut processed);
+        }
+        let evaluated = self.evaluator.run(decoded.batch)?;
+        for (row, problem) in &evaluated.failed {
+            let fault = Fault::new(Reason::SelectFailed, problem.clone());
+            let fault = RowFault { row: *row, sub: 0, fault, event_time_us: None, event_type: None };
+            self.set_aside_fault(source, fault, &mut processed);
+        }
+        let normalized = self.shared.normalizer.run(&evaluated.batch)?;
+        let failed = evaluated.failed.len() as u64;
+        processed.counts.filtered_out = good - failed - normalized.source_rows;
+        processed.counts.expanded = normalized.rows - normalized.source_rows;
+        for fault in &normalized.faults {
+            self.set_aside_fault(source, fault.clone(), &mut processed);
+        }
+        self.place(source, &normalized, &mut processed)?;
+        // Faults were found step by step; readers want them as they lie in the object.
+        processed.set_aside.sort_by_key(|row| (row.row, row.sub));
+        Ok(processed)
+    }
+
+    fn reject(&self, rejected: Rejected, processed: &mut Processed) {
+        processed.counts.invalid += 1;
+        processed.counts.count_reason(rejected.fault.key(), 1);
+        let code = rejected.fault.reason.code().to_owned();
+        let mut row = self.shared.row(rejected.object, rejected.row, code, rejected.fault.describe());
+        (row.raw, row.raw_bytes) = (rejected.raw, rejected.raw_len);
+        processed.set_aside.push(row);
+    }
+
+    fn set_aside_fault(&self, source: &Batch, fault: RowFault, processed: &mut Processed) {
+        processed.counts.invalid += 1;
+        processed.counts.count_reason(fault.fault.key(), 1);
+        if let (Some(time), Some(event_type)) = (fault.event_time_us, &fault.event_type)
+            && let Placement::Slice(slice) = self.shared.slicing.place(time)
+        {
+            *processed.counts.invalid_by.entry((slice, event_type.clone())).or_default() += 1;
+        }
+        let mut row = self.shared.row(source.object(), fault.row, fault.fault.reason.code().to_owned(), fault.fault.describe());
+        (row.sub, row.event_time_us, row.event_type) = (fault.sub, fault.event_time_us, fault.event_type);
+        (row.raw, row.raw_bytes) = source.raw(fault.row);
+        processed.set_aside.push(row);
+    }
+
+    /// Puts every whole row where its event time says.
+    fn place(&self, source: &Batch, normalized: &Normalized, processed: &mut Processed) -> Result<(), ExtractError> {
+        let shared = &self.shared;
+        let allowed = shared.allowed.get(source.object() as usize).copied().flatten();
+        let times = normalized.batch.column(shared.event_time).as_primitive::<TimestampMicrosecondType>();
+        let mut by_slice: HashMap<usize, Vec<u32>> = HashMap::new();
+        for (index, time) in times.values().iter().copied().enumerate() {
+            match shared.slicing.place(time) {
+                Placement::Outside => processed.counts.outside_window += 1,
+                Placement::Slice(_) if allowed.is_some_and(|allowed| !allowed.contains(time)) => {
+                    self.late(source, &normalized.batch, index, allowed, processed);
+                }
+                Placement::Slice(slice) => by_slice.entry(slice).or_default().push(index as u32),
+            }
+        }
+        for (slice, indices) in by_slice {
+            processed.counts.selected += indices.len() as u64;
+            let rows = if indices.len() == normalized.batch.num_rows() {
+                normalized.batch.clone()
+            } else {
+                take_record_batch(&normalized.batch, &UInt32Array::from(indices))?
+            };
+            processed.selected.insert(slice, shared.segment_batch(&rows)?);
+        }
+        Ok(())
+    }
+
+    fn late(&self, source: &Batch, batch: &RecordBatch, index: usize, allowed: Option<Interval>, processed: &mut Processed) {
+        processed.counts.late += 1;
+        processed.counts.count_reason(LATE.to_owned(), 1);
+        let time = batch.column(self.shared.event_time).as_primitive::<TimestampMicrosecondType>().value(index);
+        let number = |name: &str| batch.column_by_name(name);
+        let row = number(ROW_COLUMN).and_then(|c| c.as_primitive_opt::<UInt64Type>()).map_or(0, |c| c.value(index));
+        let sub = number(SUB_COLUMN).and_then(|c| c.as_primitive_opt::<UInt32Type>()).map_or(0, |c| c.value(index));
+        let allowed = allowed.map(|i| format!("[{}, {})", instant(i.start_us), instant(i.end_us))).unwrap_or_default();
+        let detail = format!("event time {} is not in {allowed}, which the source allows for this object", instant(time));
+        let mut set_aside = self.shared.row(source.object(), row, LATE.to_owned(), detail);
+        set_aside.sub = sub;
+        set_aside.event_time_us = Some(time);
+        set_aside.event_type = Some(batch.column(self.shared.event_type).as_string::<i32>().value(index).to_owned());
+        (set_aside.raw, set_aside.raw_bytes) = source.raw(row);
+        processed.set_aside.push(set_aside);
+    }
+}
+
+/// The reason of rows beyond the declared lateness or skew.
+pub const LATE: &str = "Late";
+
+fn instant(micros: i64) -> String {
+    jiff::Timestamp::from_microsecond(micros).map_or_else(|_| format!("{micros} us"), |at| at.to_string())
+}

@@ -1,0 +1,111 @@
+//! The targets as they are now, pinned; and whether they can take the events and keep them.
+
+use std::time::Duration;
+
+use weir_crds::backfill_job::{KafkaMode, KafkaSink, RecordTimestamps};
+use weir_crds::contract::keys::RunKeys;
+use weir_crds::contract::names::RunId;
+use weir_crds::contract::plan::{Plan, PlannedSink};
+use weir_crds::window::Slicing;
+use weir_kafka::{Admin, TopicConfig};
+
+use super::error::PlanError;
+use crate::run::Run;
+use crate::target::TargetError;
+
+/// The brokers' own default of `max.message.bytes`, where a cluster does not say.
+const MAX_MESSAGE_BYTES_DEFAULT: u64 = 1_048_588;
+/// Events must survive at least until their readers have seen them.
+const RETENTION_MARGIN: Duration = Duration::from_secs(24 * 3600);
+
+/// Describes all sinks.
+pub async fn describe(run: &Run, slicing: &Slicing) -> Result<Vec<PlannedSink>, PlanError> {
+    let mut sinks = Vec::new();
+    for sink in &run.spec.sinks {
+        let Some(kafka) = &sink.kafka else { continue };
+        let admin = Admin::new(&run.kafka(&kafka.cluster_ref.name)?).map_err(TargetError::from)?;
+        let cluster = admin.cluster().await.map_err(TargetError::from)?;
+        let topic = admin.topic(&kafka.topic).await.map_err(TargetError::from)?;
+        let topic = topic.ok_or_else(|| TargetError::Missing(kafka.topic.clone()))?;
+        let config = admin.topic_config(&kafka.topic).await.map_err(TargetError::from)?;
+        let oldest_us = slicing.slices().iter().map(|slice| slice.interval.start_us).min().unwrap_or(0);
+        check_config(kafka, &config, age(oldest_us, jiff::Timestamp::now()))?;
+        sinks.push(PlannedSink {
+            name: sink.name.clone(),
+            cluster: kafka.cluster_ref.name.clone(),
+            cluster_id: cluster.id,
+            topic: kafka.topic.clone(),
+            topic_id: topic.id,
+            partitions: u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX),
+            max_message_bytes: config.max_message_bytes().unwrap_or(MAX_MESSAGE_BYTES_DEFAULT),
+        });
+    }
+    compare_with_earlier(run, &sinks).await?;
+    Ok(sinks)
+}
+
+fn age(event_time_us: i64, now: jiff::Timestamp) -> Duration {
+    Duration::from_micros(u64::try_from(now.as_microsecond() - event_time_us).unwrap_or(0))
+}
+
+/// Refuses a target whose settings would drop, change or refuse the events. `oldest` is the age of the window's start.
+fn check_config(kafka: &KafkaSink, config: &TopicConfig, oldest: Duration) -> Result<(), PlanError> {
+    let unsuitable =
+        |problem: String, remedy: &str| Err(PlanError::Unsuitable { topic: kafka.topic.clone(), problem, remedy: remedy.to_owned() });
+    if kafka.mode == KafkaMode::InPlace && config.cleans_up_by("compact") {
+        return unsuitable(
+            "it is compacted, so an old event would replace its key's newest one".into(),
+            "publish to a side topic (mode: SideTopic)",
+        );
+    }
+    if kafka.timestamps == RecordTimestamps::ReplayTime {
+        return Ok(());
+    }
+    if config.stamps_on_arrival() {
+        return unsuitable(
+            "message.timestamp.type is LogAppendTime, so event times would be replaced".into(),
+            "set timestamps: ReplayTime, or publish to a topic with CreateTime",
+        );
+    }
+    let days = |duration: Duration| format!("{:.1} days", duration.as_secs_f64() / 86_400.0);
+    if config.cleans_up_by("delete")
+        && let Some(retention) = config.retention()
+        && retention < oldest + RETENTION_MARGIN
+    {
+        let problem = format!(
+            "events are up to {} old and its retention.ms is {}: they would expire at once or within a day",
+            days(oldest),
+            days(retention)
+        );
+        return unsuitable(problem, "raise retention.ms first, publish to a side topic, or set timestamps: ReplayTime");
+    }
+    if let Some(limit) = config.timestamp_before_max()
+        && limit < oldest
+    {
+        let problem = format!("events are up to {} old and message.timestamp.before.max.ms is {}", days(oldest), days(limit));
+        return unsuitable(problem, "raise message.timestamp.before.max.ms, or set timestamps: ReplayTime");
+    }
+    Ok(())
+}
+
+/// An earlier generation's buckets are groups of the partitions that there were then.
+async fn compare_with_earlier(run: &Run, sinks: &[PlannedSink]) -> Result<(), PlanError> {
+    let RunId { namespace, name, generation } = &run.context.run;
+    for earlier in 1..*generation {
+        let id = RunId { namespace: namespace.clone(), name: name.clone(), generation: earlier };
+        let keys = RunKeys::new(&run.spec.store.prefix, &id);
+        let Some(plan) = run.ledger.get_json::<Plan>(&keys.plan()).await? else { continue };
+        for now in sinks {
+            let then = plan.sinks.iter().find(|then| then.topic_id == now.topic_id && then.cluster_id == now.cluster_id);
+            if let Some(then) = then.filter(|then| then.partitions != now.partitions) {
+                return Err(PlanError::PartitionCountChanged {
+                    topic: now.topic.clone(),
+                    found: now.partitions,
+                    planned: then.partitions,
+                    generation: earlier,
+                });
+            }
+        }
+    }
+    Ok(())
+}

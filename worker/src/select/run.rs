@@ -1,0 +1,149 @@
+//! Runs a checked select over batches. A row on which it fails is singled out by halving the batch, so that the others
+//! still get their results.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use datafusion::arrow::array::{AsArray as _, RecordBatch};
+use datafusion::arrow::compute::concat_batches;
+use datafusion::arrow::datatypes::{SchemaRef, UInt64Type};
+use datafusion::catalog::streaming::StreamingTable;
+use datafusion::datasource::provider_as_source;
+use datafusion::error::DataFusionError;
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::execution_plan::reset_plan_states;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::streaming::PartitionStream;
+use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream, collect};
+
+use super::check::{CheckedSelect, session};
+use super::error::SelectError;
+use super::provenance;
+use crate::decode::types::{ROW_COLUMN, with_provenance};
+
+/// Each execution leaves a few metrics in the plan; after this many they are dropped with the plan's state.
+const EXECUTIONS_PER_PLAN: u32 = 1000;
+
+/// A select compiled for one thread.
+#[derive(Debug)]
+pub struct Evaluator {
+    origin: String,
+    plan: Arc<dyn ExecutionPlan>,
+    task: Arc<TaskContext>,
+    input: Arc<Input>,
+    executions: u32,
+}
+
+/// What one batch became.
+#[derive(Debug)]
+pub struct Evaluated {
+    /// The result columns and the provenance columns; rows in the order of the source rows that they came from.
+    pub batch: RecordBatch,
+    /// Rows of the input that select failed on: line or row number, and why.
+    pub failed: Vec<(u64, String)>,
+}
+
+/// The table of the compiled plan: one batch, put here before each execution.
+#[derive(Debug)]
+struct Input {
+    schema: SchemaRef,
+    batch: Mutex<Option<RecordBatch>>,
+}
+
+impl PartitionStream for Input {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let batch = self.batch.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let stream = futures::stream::iter(batch.map(Ok));
+        Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), stream))
+    }
+}
+
+impl Evaluator {
+    /// Compiles a checked select.
+    pub async fn new(select: &CheckedSelect) -> Result<Self, SelectError> {
+        Self::compile(select).await.map_err(|source| SelectError::Run { origin: select.origin.clone(), source })
+    }
+
+    async fn compile(select: &CheckedSelect) -> Result<Self, DataFusionError> {
+        let context = session();
+        let schema = with_provenance(&select.source);
+        let input = Arc::new(Input { schema: Arc::clone(&schema), batch: Mutex::new(None) });
+        let stream: Arc<dyn PartitionStream> = Arc::<Input>::clone(&input);
+        let table = provider_as_source(Arc::new(StreamingTable::try_new(schema, vec![stream])?));
+        let logical = provenance::carry(select.plan.clone(), &table)?;
+        let plan = context.state().create_physical_plan(&logical).await?;
+        Ok(Self { origin: select.origin.clone(), plan, task: context.task_ctx(), input, executions: 0 })
+    }
+
+    /// Runs the select over one batch.
+    pub fn run(&mut self, batch: RecordBatch) -> Result<Evaluated, SelectError> {
+        let mut parts = Vec::new();
+        let mut failed = Vec::new();
+        self.halve(batch, &mut parts, &mut failed)?;
+        let batch = match <[RecordBatch; 1]>::try_from(parts) {
+            Ok([batch]) => batch,
+            Err(parts) => concat_batches(&self.plan.schema(), &parts).map_err(|error| self.error(error.into()))?,
+        };
+        Ok(Evaluated { batch, failed })
+    }
+
+    fn halve(&mut self, batch: RecordBatch, parts: &mut Vec<RecordBatch>, failed: &mut Vec<(u64, String)>) -> Result<(), SelectError> {
+        let rows = batch.num_rows();
+        match self.execute(batch.clone()) {
+            Ok(results) => parts.extend(results),
+            // Not the rows' fault: out of memory, a broken plan.
+            Err(error) if !is_of_a_value(&error) => return Err(self.error(error)),
+            Err(error) if rows <= 1 => {
+                let number = batch.column_by_name(ROW_COLUMN).and_then(|c| c.as_primitive_opt::<UInt64Type>());
+                failed.push((number.filter(|n| !n.is_empty()).map_or(0, |n| n.value(0)), error.strip_backtrace()));
+            }
+            Err(_) => {
+                self.halve(batch.slice(0, rows / 2), parts, failed)?;
+                self.halve(batch.slice(rows / 2, rows - rows / 2), parts, failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn execute(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>, DataFusionError> {
+        self.executions += 1;
+        if self.executions >= EXECUTIONS_PER_PLAN {
+            self.plan = reset_plan_states(Arc::clone(&self.plan))?;
+            self.executions = 0;
+        }
+        *self.input.batch.lock().unwrap_or_else(PoisonError::into_inner) = Some(batch);
+        // The plan neither waits nor spawns: it only computes.
+        futures::executor::block_on(collect(Arc::clone(&self.plan), Arc::clone(&self.task)))
+    }
+
+    fn error(&self, source: DataFusionError) -> SelectError {
+        SelectError::Run { origin: self.origin.clone(), source }
+    }
+}
+
+/// Whether evaluating expressions over values gave this error.
+fn is_of_a_value(error: &DataFusionError) -> bool {
+    match error.find_root() {
+        DataFusionError::ArrowError(_, _) | DataFusionError::Execution(_) | DataFusionError::External(_) => true,
+        // Some functions report a bad argument this way.
+        DataFusionError::Plan(_) | DataFusionError::NotImplemented(_) => true,
+        DataFusionError::ParquetError(_)
+        | DataFusionError::ObjectStore(_)
+        | DataFusionError::IoError(_)
+        | DataFusionError::SQL(_, _)
+        | DataFusionError::Internal(_)
+        | DataFusionError::Configuration(_)
+        | DataFusionError::SchemaError(_, _)
+        | DataFusionError::ExecutionJoin(_)
+        | DataFusionError::ResourcesExhausted(_)
+        | DataFusionError::Context(_, _)
+        | DataFusionError::Substrait(_)
+        | DataFusionError::Diagnostic(_, _)
+        | DataFusionError::Collection(_)
+        | DataFusionError::Shared(_)
+        | DataFusionError::Ffi(_) => false,
+    }
+}

@@ -1,0 +1,301 @@
+//! Selects: what is refused and where, and what rows become.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use datafusion::arrow::array::{Array, AsArray, RecordBatch};
+use datafusion::arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType, UInt32Type, UInt64Type};
+use weir_crds::backfill_job::EventColumns;
+use weir_crds::columns::Columns;
+
+use super::normalize::SUB_COLUMN;
+use super::{CheckedSelect, Evaluator, Normalizer, ResultShape, SelectError};
+use crate::decode::types::{ROW_COLUMN, timestamp_type};
+use crate::decode::{JsonDecoder, LineSplitter, Reason};
+use crate::termination::Explain as _;
+
+const COLUMNS: &str = "id string, ts timestamp, kind string, n bigint, i int, price decimal(10,2), ms timestamp(ms), user struct<id: bigint, name: string>, \
+                       items array<struct<sku: string, qty: int>>, tags array<string>, `Mixed-Case` string, attrs map<string, bigint>";
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+}
+
+fn check_as(origin: &str, sql: &str) -> Result<CheckedSelect, SelectError> {
+    block_on(CheckedSelect::new(origin, &Columns::parse(COLUMNS).unwrap(), sql))
+}
+
+fn check(sql: &str) -> Result<CheckedSelect, SelectError> {
+    check_as("logs", sql)
+}
+
+fn event_columns(key: Option<&str>) -> EventColumns {
+    EventColumns { event_id: "event_id".into(), event_time: "event_time".into(), event_type: "event_type".into(), key: key.map(Into::into) }
+}
+
+fn batch(lines: &str) -> RecordBatch {
+    let mut decoder = JsonDecoder::new(&Columns::parse(COLUMNS).unwrap());
+    let mut blocks = Vec::new();
+    let mut splitter = LineSplitter::new(0);
+    splitter.push(lines.as_bytes(), &mut blocks);
+    blocks.extend(splitter.finish());
+    let decoded = decoder.decode(&blocks[0]).unwrap();
+    assert_eq!(decoded.rejected, []);
+    decoded.batch
+}
+
+fn evaluate(sql: &str, lines: &str) -> super::Evaluated {
+    let select = check(sql).unwrap();
+    block_on(Evaluator::new(&select)).unwrap().run(batch(lines)).unwrap()
+}
+
+fn numbers(batch: &RecordBatch) -> Vec<u64> {
+    batch[ROW_COLUMN].as_primitive::<UInt64Type>().values().to_vec()
+}
+
+fn ints(batch: &RecordBatch, name: &str) -> Vec<Option<i64>> {
+    batch[name].as_primitive::<Int64Type>().iter().collect()
+}
+
+fn texts(batch: &RecordBatch, name: &str) -> Vec<Option<String>> {
+    batch[name].as_string::<i32>().iter().map(|t| t.map(Into::into)).collect()
+}
+
+#[test]
+fn what_is_not_row_by_row_is_refused_where_it_stands() {
+    let cases = [
+        ("SELECT count(*) FROM logs", "the aggregate count() at line 1, column 8"),
+        ("SELECT id,\n  max(n) FROM logs", "the aggregate max() at line 2, column 3"),
+        ("SELECT id FROM logs GROUP BY id", "GROUP BY at line 1, column 30"),
+        ("SELECT DISTINCT id FROM logs", "DISTINCT at line 1, column 1"),
+        ("SELECT id FROM logs ORDER BY ts", "ORDER BY at line 1, column 30"),
+        ("SELECT id FROM logs LIMIT 5", "LIMIT or OFFSET at line 1, column 27"),
+        ("SELECT id FROM logs UNION ALL SELECT id FROM logs", "UNION at line 1, column 1"),
+        ("SELECT id FROM logs a JOIN logs b ON a.id = b.id", "a join"),
+        ("SELECT a.id FROM logs a, logs b", "a join at line 1, column 26"),
+        ("SELECT id FROM logs WHERE n = (SELECT max(n) FROM logs)", "a subquery"),
+        ("SELECT id FROM logs WHERE id IN (SELECT id FROM logs)", "IN (SELECT ...)"),
+        ("SELECT id FROM logs WHERE EXISTS (SELECT 1 FROM logs)", "EXISTS"),
+        ("SELECT row_number() OVER (ORDER BY ts) FROM logs", "a window function at line 1, column 8"),
+        ("SELECT id, random() AS r FROM logs", "random(), whose result is not fixed by the row at line 1, column 12"),
+        ("SELECT uuid() AS u FROM logs", "uuid(), whose result is not fixed by the row at line 1, column 8"),
+        ("SELECT id FROM logs\nWHERE ts > now()", "now(), whose result is not fixed by the row at line 2, column 12"),
+        ("SELECT current_date AS d FROM logs", "current_date(), whose result is not fixed by the row"),
+        ("WITH x AS (SELECT id FROM logs) SELECT id FROM x", "WITH at line 1, column 1"),
+        ("INSERT INTO logs VALUES (1)", "a statement that is no SELECT"),
+        ("SELECT 1; SELECT 2", "2 statements"),
+        ("SELECT 1 AS x", "no table"),
+        ("VALUES (1)", "a statement that is no SELECT"),
+        ("SELECT * FROM generate_series(1, 10)", "a table function or a sample"),
+        ("SELECT item FROM logs CROSS JOIN UNNEST(items) AS t(item)", "a join"),
+    ];
+    for (sql, expected) in cases {
+        let error = check(sql).unwrap_err();
+        assert!(matches!(error, SelectError::NotRowByRow { .. }), "{sql}: {error}");
+        let message = error.to_string();
+        assert!(message.contains(&format!("select uses {expected}")), "{sql}: {message}");
+        assert!(error.remedy().is_some_and(|remedy| message.ends_with(&remedy)), "{sql}: {message}");
+        assert_eq!(error.field().as_deref(), Some("spec.sources[logs].select"));
+    }
+}
+
+#[test]
+fn wrong_names_types_and_syntax_are_refused_where_they_stand() {
+    let cases = [
+        ("SELEKT id FROM logs", "not valid SQL at line 1, column 1"),
+        ("SELECT id FROM logs WHERE", "not valid SQL"),
+        ("SELECT id,\nFROM logs WHERE (n > 1", "not valid SQL at line 2, column 23"),
+        ("SELECT id, nope FROM logs", "cannot be planned at line 1, column 12: No field named nope"),
+        ("SELECT id,\n\n user.nope FROM logs", "nope"),
+        ("SELECT ID FROM logs", "cannot be planned at line 1, column 8: No field named \"ID\""),
+        ("SELECT id FROM other", "other"),
+        ("SELECT id, nofunction(n) AS x FROM logs", "cannot be planned at line 1, column 12: Invalid function 'nofunction'"),
+        ("SELECT substr(n, tags) AS x FROM logs", "cannot be planned"),
+        ("SELECT id FROM logs WHERE n", "cannot be planned"),
+        ("SELECT tags + 1 AS x FROM logs", "cannot be planned"),
+    ];
+    for (sql, expected) in cases {
+        let error = check(sql).unwrap_err();
+        let message = error.to_string();
+        assert!(message.starts_with("source logs: select "), "{sql}: {message}");
+        assert!(message.contains(expected), "{sql}: {message}");
+    }
+}
+
+#[test]
+fn rows_are_filtered_and_projected_with_their_provenance() {
+    let lines =
+        "{\"id\":\"a\",\"n\":1,\"user\":{\"id\":7,\"name\":\"x\"}}\n{\"id\":\"b\",\"n\":2}\n{\"id\":\"c\",\"n\":3,\"Mixed-Case\":\"M\"}";
+    let result = evaluate("SELECT n * 10 AS ten, user.id AS user_id, \"Mixed-Case\" AS m FROM logs WHERE n <> 2", lines);
+    assert_eq!(numbers(&result.batch), [1, 3]);
+    assert_eq!(ints(&result.batch, "ten"), [Some(10), Some(30)]);
+    assert_eq!(ints(&result.batch, "user_id"), [Some(7), None]);
+    assert_eq!(texts(&result.batch, "m"), [None, Some("M".into())]);
+    assert!(result.failed.is_empty());
+}
+
+#[test]
+fn provenance_goes_through_aliases_inner_selects_and_stars() {
+    let lines = "{\"id\":\"a\",\"n\":1}\n{\"id\":\"b\",\"n\":5}";
+    for sql in [
+        "SELECT x.m FROM (SELECT n + 1 AS m FROM logs AS l WHERE l.n > 1) AS x WHERE x.m > 2",
+        "SELECT logs.n + 1 AS m FROM logs WHERE logs.id = 'b'",
+        "SELECT m FROM (SELECT *, n + 1 AS m FROM logs) WHERE m = 6",
+    ] {
+        let result = evaluate(sql, lines);
+        assert_eq!((numbers(&result.batch), ints(&result.batch, "m")), (vec![2], vec![Some(6)]), "{sql}");
+    }
+}
+
+#[test]
+fn unnest_multiplies_rows_and_keeps_their_provenance() {
+    let lines = r#"{"id":"a","items":[{"sku":"p","qty":1},{"sku":"q","qty":2}]}
+{"id":"b","items":[]}
+{"id":"c"}
+{"id":"d","items":[{"sku":"r","qty":3}]}"#;
+    let sql = "SELECT id || '-' || item.sku AS event_id, ts AS event_time, 'sold' AS event_type, item.qty AS qty \
+               FROM (SELECT id, ts, unnest(items) AS item FROM logs) WHERE item.qty <> 1";
+    let result = evaluate(sql, lines);
+    assert_eq!(numbers(&result.batch), [1, 4]);
+    assert_eq!(texts(&result.batch, "event_id"), [Some("a-q".into()), Some("d-r".into())]);
+    let all = evaluate("SELECT id, unnest(items) AS item FROM logs", lines);
+    assert_eq!(numbers(&all.batch), [1, 1, 4]);
+}
+
+#[test]
+fn a_row_that_select_fails_on_is_singled_out() {
+    let lines: String =
+        (0..1000).map(|n| format!("{{\"id\":\"{}\",\"n\":{n}}}\n", if n % 333 == 5 { "x".into() } else { n.to_string() })).collect();
+    let result = evaluate("SELECT CAST(id AS BIGINT) AS v FROM logs WHERE n < 900", &lines);
+    let failed: Vec<u64> = result.failed.iter().map(|(row, _)| *row).collect();
+    assert_eq!(failed, [6, 339, 672]);
+    assert!(result.failed[0].1.contains("Cannot cast string 'x'"), "{}", result.failed[0].1);
+    assert_eq!(result.batch.num_rows(), 897);
+    let expected: Vec<u64> = (1..=900).filter(|row| !failed.contains(row)).collect();
+    assert_eq!(numbers(&result.batch), expected);
+}
+
+#[test]
+fn an_evaluator_is_reused_and_an_empty_batch_is_none() {
+    let select = check("SELECT n FROM logs WHERE n > 1").unwrap();
+    let mut evaluator = block_on(Evaluator::new(&select)).unwrap();
+    for round in 0..1500 {
+        let rows = batch("{\"n\":1}\n{\"n\":2}");
+        let rows = if round % 2 == 0 { rows } else { rows.slice(0, 0) };
+        let result = evaluator.run(rows).unwrap();
+        assert_eq!(result.batch.num_rows(), usize::from(round % 2 == 0));
+        assert_eq!(result.batch.schema().field(1).name(), "__object");
+    }
+}
+
+fn shape_of(selects: &[(&str, &str)], key: Option<&str>) -> Result<ResultShape, SelectError> {
+    let checked: Vec<_> = selects.iter().map(|(origin, sql)| check_as(origin, sql).unwrap()).collect();
+    ResultShape::merge(&checked, &event_columns(key))
+}
+
+const BASE: &str = "id AS event_id, ts AS event_time, kind AS event_type";
+
+#[test]
+fn all_selects_give_one_shape() {
+    let a = format!("SELECT {BASE}, n AS v, NULL AS w, i AS x FROM a");
+    let b = format!("SELECT i AS x, NULL AS v, price AS w, {BASE} FROM b");
+    let shape = shape_of(&[("a", &a), ("b", &b)], Some("v")).unwrap();
+    let columns: Vec<_> = shape.schema.fields().iter().map(|f| (f.name().as_str(), f.data_type().clone())).collect();
+    let expected = [
+        ("event_id", DataType::Utf8),
+        ("event_time", timestamp_type()),
+        ("event_type", DataType::Utf8),
+        ("v", DataType::Int64),
+        ("w", DataType::Decimal128(10, 2)),
+        ("x", DataType::Int64),
+    ];
+    assert_eq!(columns, expected);
+    assert_eq!((shape.event_id, shape.event_time, shape.event_type, shape.key), (0, 1, 2, Some(3)));
+}
+
+#[test]
+fn differences_and_wrong_types_are_named() {
+    let cases = [
+        (vec![format!("SELECT {BASE} FROM a"), format!("SELECT {BASE}, n FROM b")], "b has the column n, a has not"),
+        (vec![format!("SELECT {BASE}, n FROM a"), format!("SELECT {BASE} FROM b")], "a has the column n, b has not"),
+        (
+            vec![format!("SELECT {BASE}, n AS v FROM a"), format!("SELECT {BASE}, price AS v FROM b")],
+            "the column v is Int64 in a and Decimal128(10, 2) in b",
+        ),
+        (vec![format!("SELECT {BASE}, NULL AS v FROM a")], "result column v: it is NULL in every source"),
+        (
+            vec!["SELECT id AS event_id, ts AS event_time FROM a".into()],
+            "spec.reconstruct.columns.eventType names the column event_type, which no select gives",
+        ),
+        (
+            vec!["SELECT n AS event_id, ts AS event_time, kind AS event_type FROM a".into()],
+            "result column event_id: it is Int64, but event ids are strings",
+        ),
+        (
+            vec!["SELECT id AS event_id, n AS event_time, kind AS event_type FROM a".into()],
+            "result column event_time: it is Int64, but event times are timestamps",
+        ),
+        (vec![format!("SELECT {BASE}, n AS __x FROM a")], "result column __x: names that begin with __ are reserved"),
+        (
+            vec![format!("SELECT {BASE}, CAST(n AS REAL) AS r FROM a")],
+            "result column r: events cannot have values of type Float32; CAST it AS DOUBLE",
+        ),
+    ];
+    for (selects, expected) in cases {
+        let named: Vec<_> = ["a", "b"].into_iter().zip(selects.iter().map(String::as_str)).collect();
+        let message = shape_of(&named, None).unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+    }
+    let keyed = format!("SELECT {BASE}, price FROM a");
+    assert!(shape_of(&[("a", &keyed)], Some("price")).unwrap_err().to_string().contains("keys are strings or integers"));
+    assert!(
+        shape_of(&[("a", &keyed)], Some("nope")).unwrap_err().to_string().contains("spec.reconstruct.columns.key names the column nope")
+    );
+}
+
+#[test]
+fn results_become_the_jobs_columns_exactly() {
+    let select =
+        check_as("a", &format!("SELECT {BASE}, i AS v, unnest(tags) AS tag, arrow_cast(n, 'Timestamp(Nanosecond, None)') AS fine FROM a"))
+            .unwrap();
+    let shape = ResultShape::merge(std::slice::from_ref(&select), &event_columns(None)).unwrap();
+    let lines = r#"{"id":"e1","ts":"2026-11-03T06:00:00.000001Z","kind":"k","i":5,"tags":["p","q"],"n":1000}
+{"id":"e2","ts":"2026-11-03T06:00:00Z","kind":"k","tags":["r"],"n":1001}
+{"ts":"2026-11-03T06:00:00Z","kind":"k","tags":["r"],"n":1000}
+{"id":"","ts":"2026-11-03T06:00:00Z","kind":"k","tags":["r"],"n":1000}
+{"id":"e5","kind":"k","tags":["r"],"n":1000}
+{"id":"e6","ts":"2026-11-03T06:00:00Z","tags":["r"],"n":1000}
+{"id":"e7","ts":"2026-11-03T06:00:00Z","kind":"k","tags":[],"n":1000}"#;
+    let evaluated = block_on(Evaluator::new(&select)).unwrap().run(batch(lines)).unwrap();
+    let normalized = Normalizer::new(shape).run(&evaluated.batch).unwrap();
+    assert_eq!((normalized.source_rows, normalized.rows), (6, 7));
+    let good = &normalized.batch;
+    assert_eq!(numbers(good), [1, 1]);
+    assert_eq!(good[SUB_COLUMN].as_primitive::<UInt32Type>().values().to_vec(), [0, 1]);
+    assert_eq!(ints(good, "v"), [Some(5), Some(5)]);
+    assert_eq!(good["fine"].as_primitive::<TimestampMicrosecondType>().values().to_vec(), [1, 1]);
+    assert_eq!(good["event_time"].data_type(), &timestamp_type());
+    let faults: Vec<_> =
+        normalized.faults.iter().map(|f| (f.row, f.fault.reason, f.event_time_us.is_some(), f.event_type.is_some())).collect();
+    let expected = [
+        (2, Reason::NotExact, true, true),
+        (3, Reason::MissingEventId, true, true),
+        (4, Reason::MissingEventId, true, true),
+        (5, Reason::MissingEventTime, false, true),
+        (6, Reason::MissingEventType, true, false),
+    ];
+    assert_eq!(faults, expected);
+    assert_eq!(normalized.faults[0].fault.describe(), "fine: the timestamp is finer than a microsecond");
+}
+
+#[test]
+fn a_source_without_a_column_gives_nulls_of_its_type() {
+    let a = check_as("a", &format!("SELECT {BASE}, items AS v FROM a")).unwrap();
+    let b = check_as("b", &format!("SELECT NULL AS v, {BASE} FROM b")).unwrap();
+    let shape = ResultShape::merge(&[a, b.clone()], &event_columns(None)).unwrap();
+    let line = r#"{"id":"e1","ts":"2026-11-03T06:00:00Z","kind":"k"}"#;
+    let evaluated = block_on(Evaluator::new(&b)).unwrap().run(batch(line)).unwrap();
+    let normalized = Normalizer::new(shape.clone()).run(&evaluated.batch).unwrap();
+    assert_eq!(normalized.batch.schema().field(3).data_type(), shape.schema.field(3).data_type());
+    assert!(normalized.batch["v"].is_null(0));
+    // Item ints are widened, so that `int` and `bigint` agree between sources.
+    assert!(shape.schema.field(3).data_type().to_string().contains("Int64"));
+}

@@ -1,0 +1,157 @@
+//! Parquet objects, read row group by row group through ranged GETs of what is needed of them.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::parquet::arrow::ProjectionMask;
+use datafusion::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use datafusion::parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStream, ParquetRecordBatchStreamBuilder};
+use datafusion::parquet::errors::{ParquetError, Result as ParquetResult};
+use datafusion::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
+use weir_crds::columns::Columns;
+
+use super::error::SourceError;
+use super::fetch::{Fetcher, RANGE_BYTES};
+use super::list::SourceObject;
+use crate::decode::parquet::mismatch;
+
+/// Rows of one batch.
+pub const BATCH_ROWS: usize = 8192;
+/// A row group's declared columns are held in memory while it is read.
+const ROW_GROUP_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// The footer of most files fits, so that they cost one GET before the data.
+const FOOTER_BYTES: usize = 64 * 1024;
+/// GETs of one row group under way at once.
+const RANGES_IN_FLIGHT: usize = 8;
+
+/// Reads one object for the Parquet library. The library keeps only texts of errors, so the last one is kept here.
+#[derive(Clone, Debug)]
+pub struct ObjectReader {
+    fetcher: Fetcher,
+    object: Arc<SourceObject>,
+    failure: Arc<Mutex<Option<SourceError>>>,
+}
+
+/// An object that is open: its rows are read from `stream`.
+pub struct OpenObject {
+    /// The object's own columns, those that are not declared included.
+    pub schema: SchemaRef,
+    /// How many rows it has.
+    pub rows: u64,
+    /// Rows, declared columns only.
+    pub stream: ParquetRecordBatchStream<ObjectReader>,
+    reader: ObjectReader,
+}
+
+impl ObjectReader {
+    /// A reader of one object.
+    pub fn new(fetcher: &Fetcher, object: &SourceObject) -> Self {
+        Self { fetcher: fetcher.clone(), object: Arc::new(object.clone()), failure: Arc::default() }
+    }
+
+    /// The file's metadata alone: its schema and how many rows it has.
+    pub async fn metadata(&mut self) -> Result<ArrowReaderMetadata, SourceError> {
+        let loaded = ArrowReaderMetadata::load_async(self, options()).await;
+        loaded.map_err(|error| self.error(&error))
+    }
+
+    /// Opens the object for reading the declared columns.
+    pub async fn open(mut self, columns: &Columns) -> Result<OpenObject, SourceError> {
+        let metadata = self.metadata().await?;
+        let schema = Arc::clone(metadata.schema());
+        if let Some(problem) = mismatch(&schema, columns) {
+            return Err(SourceError::Mismatch { object: self.object.uri(), problem });
+        }
+        let rows = u64::try_from(metadata.metadata().file_metadata().num_rows()).unwrap_or(0);
+        let declared = schema.fields().iter().enumerate().filter(|(_, f)| columns.iter().any(|c| c.name == *f.name()));
+        let roots: Vec<usize> = declared.map(|(index, _)| index).collect();
+        let mask = ProjectionMask::roots(metadata.parquet_schema(), roots);
+        for group in metadata.metadata().row_groups() {
+            let wanted = group.columns().iter().enumerate().filter(|(leaf, _)| mask.leaf_included(*leaf));
+            let bytes: u64 = wanted.map(|(_, column)| column.byte_range().1).sum();
+            if bytes > ROW_GROUP_BYTES_MAX {
+                let problem = format!("a row group has {bytes} bytes of declared columns, more than {ROW_GROUP_BYTES_MAX}");
+                return Err(self.unreadable(problem));
+            }
+        }
+        let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(self.clone(), metadata);
+        let built = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build();
+        let stream = built.map_err(|error| self.error(&error))?;
+        Ok(OpenObject { schema, rows, stream, reader: self })
+    }
+
+    /// What a failure of the library really was.
+    fn error(&self, error: &ParquetError) -> SourceError {
+        let stored = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        stored.unwrap_or_else(|| self.unreadable(error.to_string()))
+    }
+
+    fn unreadable(&self, problem: String) -> SourceError {
+        SourceError::Unreadable { object: self.object.uri(), format: "Parquet", problem }
+    }
+
+    async fn fetch(&self, range: Range<u64>) -> ParquetResult<Bytes> {
+        let starts = (range.start..range.end).step_by(RANGE_BYTES as usize);
+        let parts = stream::iter(starts)
+            .map(|start| self.fetcher.range(&self.object, start, (start + RANGE_BYTES).min(range.end)))
+            .buffered(RANGES_IN_FLIGHT);
+        let parts: Result<Vec<Bytes>, SourceError> = parts.try_collect().await;
+        match parts {
+            Ok(mut parts) if parts.len() == 1 => Ok(parts.remove(0)),
+            Ok(parts) => Ok(parts
+                .into_iter()
+                .fold(BytesMut::new(), |mut all, part| {
+                    all.extend_from_slice(&part);
+                    all
+                })
+                .freeze()),
+            Err(error) => {
+                let text = error.to_string();
+                *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                Err(ParquetError::General(text))
+            }
+        }
+    }
+}
+
+impl OpenObject {
+    /// The next rows.
+    pub async fn next(&mut self) -> Option<Result<datafusion::arrow::array::RecordBatch, SourceError>> {
+        let next = self.stream.next().await?;
+        Some(next.map_err(|error| self.reader.error(&error)))
+    }
+}
+
+fn options() -> ArrowReaderOptions {
+    // Types come from the file's own schema, not from what a writer says that it had in memory.
+    ArrowReaderOptions::new().with_skip_arrow_metadata(true)
+}
+
+impl AsyncFileReader for ObjectReader {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, ParquetResult<Bytes>> {
+        let reader = self.clone();
+        async move { reader.fetch(range).await }.boxed()
+    }
+
+    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, ParquetResult<Vec<Bytes>>> {
+        let reader = self.clone();
+        async move {
+            let reader = &reader;
+            stream::iter(ranges).map(|range| reader.fetch(range)).buffered(RANGES_IN_FLIGHT).try_collect().await
+        }
+        .boxed()
+    }
+
+    fn get_metadata<'a>(&'a mut self, _options: Option<&'a ArrowReaderOptions>) -> BoxFuture<'a, ParquetResult<Arc<ParquetMetaData>>> {
+        async move {
+            let size = self.object.size;
+            let reader = ParquetMetaDataReader::new().with_prefetch_hint(Some(FOOTER_BYTES));
+            Ok(Arc::new(reader.load_and_finish(&mut *self, size).await?))
+        }
+        .boxed()
+    }
+}
