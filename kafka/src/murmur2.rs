@@ -31,6 +31,7 @@ fn hash(data: &[u8]) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::panic, reason = "a broken vector is a failed test")]
     use super::*;
 
     /// The Java client's own test vectors.
@@ -46,6 +47,20 @@ mod tests {
         ];
         for (data, expected) in vectors {
             assert_eq!(hash(data) as i32, expected, "{}", String::from_utf8_lossy(data));
+        }
+    }
+
+    /// What the Java client's own partitioner said: see `tests/java/Murmur2Vectors.java`.
+    #[test]
+    fn places_keys_where_the_java_client_does() {
+        let vectors = include_str!("../tests/java/murmur2.txt");
+        assert_eq!(vectors.lines().count(), 600);
+        for line in vectors.lines() {
+            let parts: Vec<&str> = line.split(' ').collect();
+            let [partitions, key, expected] = parts[..] else { panic!("{line:?} is no vector") };
+            let key: Vec<u8> = (0..key.len()).step_by(2).map(|at| u8::from_str_radix(&key[at..at + 2], 16).expect("hexadecimal")).collect();
+            let partitions = partitions.parse().expect("a number");
+            assert_eq!(partition(&key, partitions).to_string(), expected, "{line}");
         }
     }
 

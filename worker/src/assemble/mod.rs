@@ -1,0 +1,132 @@
+//! `assemble`: the rows of one slice, from all chunks that may hold some, to records in the order of publishing.
+//!
+//! Duplicates are dropped by precedence, what the target would refuse is set aside, the rest is staged in a part for each
+//! bucket. The result depends on the extracted rows alone. It writes parts; the manifest comes last and is the caller's.
+
+pub mod accounts;
+pub mod error;
+pub mod record;
+pub mod render;
+#[cfg(test)]
+mod render_tests;
+pub mod row;
+pub mod share;
+pub mod slice;
+pub mod spill;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use tokio::sync::mpsc;
+use weir_crds::contract::{
+    digest::Sha256Digest,
+    manifest::{PartRef, Staged, StagedBucket},
+};
+
+pub use error::AssembleError;
+use share::{ChunkShare, Shares};
+use slice::{Assembled, SliceWork};
+
+use crate::{progress::Counters, run::PlannedRun};
+
+/// Segments that are fetched ahead of the one that is decoded; each is some 20 MB at most.
+const SEGMENTS_IN_FLIGHT: usize = 3;
+/// Of a worker's memory, the part that rows are sorted in. The rest is for segments, parts and the program.
+const BUFFER_MEMORY_DIVISOR: u64 = 4;
+
+/// Assembles slices of one plan.
+pub struct Assembler {
+    planned: PlannedRun,
+    counters: Counters,
+    shares: Shares,
+}
+
+/// A segment that was fetched and is what the manifest says.
+struct Fetched {
+    source: u16,
+    bytes: bytes::Bytes,
+}
+
+impl Assembler {
+    /// For some slices of the plan, by index: reads what extracting has left for them.
+    pub async fn new(planned: PlannedRun, counters: Counters, slices: &[usize]) -> Result<Self, AssembleError> {
+        let shares = Shares::read(&planned, slices).await?;
+        Ok(Self { planned, counters, shares })
+    }
+
+    /// Assembles one slice and puts its parts. Without the manifest that the caller puts next, none of it exists.
+    pub async fn assemble(&self, slice: usize) -> Result<Staged, AssembleError> {
+        let shares: Vec<&ChunkShare> = self.shares.of(slice).collect();
+        let budget_bytes = usize::try_from(self.planned.run.memory_bytes / BUFFER_MEMORY_DIVISOR).unwrap_or(usize::MAX);
+        let mut work = SliceWork::new(&self.planned, slice, budget_bytes)?;
+        let (sender, mut receiver) = mpsc::channel::<Fetched>(1);
+        // Decoding, rendering and sorting take a thread of their own; the channel holds back the fetching.
+        let worker = tokio::task::spawn_blocking(move || {
+            while let Some(segment) = receiver.blocking_recv() {
+                work.add(segment.source, &segment.bytes)?;
+            }
+            Ok::<_, AssembleError>(work)
+        });
+        let fetched = self.fetch(&shares, sender).await;
+        // A worker that failed has closed the channel; its own error is the one that counts.
+        let work = worker.await.map_err(|_| AssembleError::Thread)??;
+        fetched?;
+        let shares: Vec<ChunkShare> = shares.into_iter().cloned().collect();
+        let assembled = tokio::task::spawn_blocking(move || work.finish(&shares)).await.map_err(|_| AssembleError::Thread)??;
+        self.put(slice, assembled).await
+    }
+
+    /// Fetches the slice's segments in the plan's order, some ahead.
+    async fn fetch(&self, shares: &[&ChunkShare], sender: mpsc::Sender<Fetched>) -> Result<(), AssembleError> {
+        let segments = shares.iter().flat_map(|share| share.segments.iter().map(move |segment| (*share, *segment)));
+        let mut fetches = futures::stream::iter(segments)
+            .map(|(share, segment)| async move {
+                let key = share.data.as_deref().ok_or_else(|| AssembleError::NoData { chunk: share.chunk.clone() })?;
+                let bytes = self.planned.run.ledger.get_range(key, segment.offset..segment.offset + segment.length).await?;
+                let found = Sha256Digest::of(&bytes);
+                if found != segment.sha256 {
+                    return Err(AssembleError::Segment { key: key.to_owned(), offset: segment.offset, said: segment.sha256, found });
+                }
+                self.counters.add(segment.rows, segment.length);
+                Ok(Fetched { source: share.source, bytes })
+            })
+            .buffered(SEGMENTS_IN_FLIGHT);
+        while let Some(segment) = fetches.try_next().await? {
+            if sender.send(segment).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn put(&self, slice: usize, assembled: Assembled) -> Result<Staged, AssembleError> {
+        let PlannedRun { run, plan, .. } = &self.planned;
+        let slice = &plan.slices[slice].id;
+        let mut buckets = Vec::new();
+        for part in assembled.buckets {
+            let key = run.keys.staged_part(slice, &part.bucket, &part.written.sha256.short());
+            run.ledger.put_part_file(&key, part.written.file.path()).await?;
+            let written = part.written;
+            let part_ref = PartRef { key, sha256: written.sha256, bytes: written.bytes, rows: written.rows };
+            buckets.push(StagedBucket { bucket: part.bucket, part: part_ref, partitions: part.partitions });
+        }
+        let quarantine = match assembled.quarantine {
+            Some(written) => {
+                let key = run.keys.quarantine_part(slice.as_str(), &written.sha256.short());
+                run.ledger.put_part_file(&key, written.file.path()).await?;
+                Some(PartRef { key, sha256: written.sha256, bytes: written.bytes, rows: written.rows })
+            }
+            None => None,
+        };
+        Ok(Staged { slice: slice.clone(), by: assembled.by, buckets, quarantine, reasons: assembled.reasons })
+    }
+}
+
+/// The one sink of a run, as it was declared and as it was planned.
+pub fn sink(planned: &PlannedRun) -> Result<(Arc<weir_crds::backfill_job::KafkaSink>, weir_crds::contract::plan::PlannedSink), AssembleError> {
+    let declared = planned.run.spec.sinks.first().and_then(|sink| sink.kafka.clone());
+    let pinned = planned.plan.sinks.first().cloned();
+    declared.map(Arc::new).zip(pinned).ok_or(AssembleError::NoSink)
+}

@@ -1,0 +1,247 @@
+//! Rendered rows: one event as it will be published, and where it came from.
+
+use std::{
+    cmp::Ordering,
+    io::{self, Read, Write},
+};
+
+/// Where a row came from, in the order of precedence: of equal event ids the lowest wins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Origin {
+    /// Index into the plan's sources.
+    pub source: u16,
+    /// Row of the plan's object list.
+    pub object: u32,
+    /// Line or row in the object.
+    pub row: u64,
+    /// Ordinal among the rows that one source row became.
+    pub sub: u32,
+}
+
+/// One row; its bytes belong to somebody else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowRef<'a> {
+    pub time_us: i64,
+    pub origin: Origin,
+    pub partition: i32,
+    pub event_id: &'a str,
+    pub event_type: &'a str,
+    pub key: Option<&'a [u8]>,
+    pub value: &'a [u8],
+}
+
+impl RowRef<'_> {
+    /// Equal ids meet; the winner comes first.
+    pub fn by_id(&self, other: &RowRef<'_>) -> Ordering {
+        self.event_id.cmp(other.event_id).then(self.origin.cmp(&other.origin))
+    }
+
+    /// The order of publishing.
+    pub fn by_time(&self, other: &RowRef<'_>) -> Ordering {
+        self.time_us.cmp(&other.time_us).then(self.origin.cmp(&other.origin))
+    }
+}
+
+/// Which of the two orders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    Id,
+    Time,
+}
+
+impl By {
+    pub fn compare(self, a: &RowRef<'_>, b: &RowRef<'_>) -> Ordering {
+        match self {
+            Self::Id => a.by_id(b),
+            Self::Time => a.by_time(b),
+        }
+    }
+}
+
+/// What of a row is not bytes, with the lengths of what is.
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    time_us: i64,
+    origin: Origin,
+    partition: i32,
+    id_len: u32,
+    type_len: u32,
+    /// One more than the key's length; 0: no key.
+    key_len_plus: u32,
+    value_len: u32,
+}
+
+const HEAD_BYTES: usize = 8 + 2 + 4 + 8 + 4 + 4 + 4 * 4;
+
+impl Head {
+    fn of(row: &RowRef<'_>) -> Self {
+        // A row is shorter than a source line, which is bounded far below 4 GiB.
+        let len = |bytes: usize| u32::try_from(bytes).expect("rows are bounded far below 4 GiB");
+        Self {
+            time_us: row.time_us,
+            origin: row.origin,
+            partition: row.partition,
+            id_len: len(row.event_id.len()),
+            type_len: len(row.event_type.len()),
+            key_len_plus: row.key.map_or(0, |key| len(key.len() + 1)),
+            value_len: len(row.value.len()),
+        }
+    }
+
+    fn body_len(&self) -> usize {
+        self.id_len as usize + self.type_len as usize + self.key_len_plus.saturating_sub(1) as usize + self.value_len as usize
+    }
+
+    fn with<'a>(&self, body: &'a [u8]) -> RowRef<'a> {
+        let (event_id, rest) = body.split_at(self.id_len as usize);
+        let (event_type, rest) = rest.split_at(self.type_len as usize);
+        let (key, value) = rest.split_at(self.key_len_plus.saturating_sub(1) as usize);
+        let text = |bytes| std::str::from_utf8(bytes).expect("it was text when the row was made");
+        RowRef {
+            time_us: self.time_us,
+            origin: self.origin,
+            partition: self.partition,
+            event_id: text(event_id),
+            event_type: text(event_type),
+            key: (self.key_len_plus > 0).then_some(key),
+            value,
+        }
+    }
+
+    fn to_bytes(self) -> [u8; HEAD_BYTES] {
+        let mut bytes = [0; HEAD_BYTES];
+        let mut at = 0;
+        let mut put = |part: &[u8]| {
+            bytes[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        };
+        put(&self.time_us.to_le_bytes());
+        put(&self.origin.source.to_le_bytes());
+        put(&self.origin.object.to_le_bytes());
+        put(&self.origin.row.to_le_bytes());
+        put(&self.origin.sub.to_le_bytes());
+        put(&self.partition.to_le_bytes());
+        for len in [self.id_len, self.type_len, self.key_len_plus, self.value_len] {
+            put(&len.to_le_bytes());
+        }
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8; HEAD_BYTES]) -> Self {
+        let mut rest = bytes.as_slice();
+        let mut number = |len: usize| {
+            let (part, tail) = rest.split_at(len);
+            rest = tail;
+            let mut wide = [0; 8];
+            wide[..len].copy_from_slice(part);
+            u64::from_le_bytes(wide)
+        };
+        Self {
+            time_us: number(8).cast_signed(),
+            origin: Origin { source: number(2) as u16, object: number(4) as u32, row: number(8), sub: number(4) as u32 },
+            partition: (number(4) as u32).cast_signed(),
+            id_len: number(4) as u32,
+            type_len: number(4) as u32,
+            key_len_plus: number(4) as u32,
+            value_len: number(4) as u32,
+        }
+    }
+}
+
+/// Appends a row to a run.
+pub fn write(row: &RowRef<'_>, out: &mut impl Write) -> io::Result<()> {
+    out.write_all(&Head::of(row).to_bytes())?;
+    out.write_all(row.event_id.as_bytes())?;
+    out.write_all(row.event_type.as_bytes())?;
+    out.write_all(row.key.unwrap_or_default())?;
+    out.write_all(row.value)
+}
+
+/// One row read back from a run; reused for the next.
+#[derive(Debug, Default)]
+pub struct OwnedRow {
+    head: Option<Head>,
+    body: Vec<u8>,
+}
+
+impl OwnedRow {
+    /// Reads the next row; `false` at the end of the run.
+    pub fn read(&mut self, input: &mut impl Read) -> io::Result<bool> {
+        let mut bytes = [0; HEAD_BYTES];
+        self.head = None;
+        let first = input.read(&mut bytes[..1])?;
+        if first == 0 {
+            return Ok(false);
+        }
+        input.read_exact(&mut bytes[1..])?;
+        let head = Head::from_bytes(&bytes);
+        self.body.resize(head.body_len(), 0);
+        input.read_exact(&mut self.body)?;
+        self.head = Some(head);
+        Ok(true)
+    }
+
+    /// The row that was read last.
+    pub fn get(&self) -> Option<RowRef<'_>> {
+        self.head.map(|head| head.with(&self.body))
+    }
+}
+
+/// Rows in memory: their bytes one behind the other.
+#[derive(Debug, Default)]
+pub struct Buffer {
+    entries: Vec<(Head, usize)>,
+    bytes: Vec<u8>,
+}
+
+impl Buffer {
+    pub fn push(&mut self, row: &RowRef<'_>) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(row.event_id.as_bytes());
+        self.bytes.extend_from_slice(row.event_type.as_bytes());
+        self.bytes.extend_from_slice(row.key.unwrap_or_default());
+        self.bytes.extend_from_slice(row.value);
+        self.entries.push((Head::of(row), start));
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// What the buffer holds, in bytes.
+    pub fn size(&self) -> usize {
+        self.bytes.len() + self.entries.len() * size_of::<(Head, usize)>()
+    }
+
+    pub fn sort(&mut self, by: By) {
+        let bytes = &self.bytes;
+        // Origins differ, so the order is total and an unstable sort gives the same order whatever the input's.
+        self.entries.sort_unstable_by(|a, b| by.compare(&view(bytes, a), &view(bytes, b)));
+    }
+
+    /// Of a buffer that is sorted by id: drops all but the first row of each id, telling of each that goes.
+    pub fn dedup(&mut self, mut dropped: impl FnMut(RowRef<'_>)) {
+        let bytes = &self.bytes;
+        self.entries.dedup_by(|next, kept| {
+            let (next, kept) = (view(bytes, next), view(bytes, kept));
+            let is_same = next.event_id == kept.event_id;
+            if is_same {
+                dropped(next);
+            }
+            is_same
+        });
+    }
+
+    pub fn rows(&self) -> impl Iterator<Item = RowRef<'_>> {
+        self.entries.iter().map(|entry| view(&self.bytes, entry))
+    }
+
+    pub fn clear(&mut self) {
+        self.entries.clear();
+        self.bytes.clear();
+    }
+}
+
+fn view<'a>(bytes: &'a [u8], (head, start): &(Head, usize)) -> RowRef<'a> {
+    head.with(&bytes[*start..*start + head.body_len()])
+}

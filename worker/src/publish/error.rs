@@ -1,0 +1,111 @@
+//! What can end the publishing of a bucket.
+
+use weir_crds::contract::result::FailureCode;
+use weir_kafka::{Consequence, range::RangeError, transaction::TransactionError};
+
+use crate::{run::RunError, staged::StagedError, target::TargetError, termination::Explain};
+
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    #[error("bucket {bucket}")]
+    Transaction {
+        bucket: String,
+        #[source]
+        source: TransactionError,
+    },
+    #[error("the progress topic cannot be read")]
+    ReadProgress(#[source] RangeError),
+    #[error("what an earlier generation published cannot be read back")]
+    ReadPresent(#[source] RangeError),
+    #[error("{what}, though bucket {bucket} has been begun: what is published is not known, and never assumed to be nothing")]
+    ProgressLost { bucket: String, what: String },
+    #[error("the progress record {key} is damaged: {what}")]
+    ProgressCorrupt { key: String, what: String },
+    #[error("generation {generation} has begun to publish bucket {bucket}")]
+    Superseded { bucket: String, generation: u32 },
+    #[error("{key} is not what the manifest of the slice names: {what}")]
+    Part { key: String, what: String },
+    #[error("a staged part cannot be read")]
+    Staged(#[from] StagedError),
+    #[error("the manifest of slice {slice} in bucket {bucket} is gone, though progress is at a later slice")]
+    ManifestGone { slice: String, bucket: String },
+    #[error("generation {generation} published to this topic by a sink named {then}, which is now named {now}: its producers cannot be fenced under another name")]
+    SinkRenamed { generation: u32, then: String, now: String },
+    #[error("the run has no Kafka sink")]
+    NoSink,
+    #[error("asked to stop")]
+    Interrupted,
+    #[error("a thread of the publisher ended early")]
+    Thread,
+}
+
+impl Explain for PublishError {
+    fn code(&self) -> FailureCode {
+        match self {
+            Self::Run(error) => error.code(),
+            Self::Target(error) => error.code(),
+            Self::Transaction { source, .. } => match source.consequence() {
+                Consequence::Fenced => FailureCode::Fenced,
+                Consequence::Refused if source.is_denied() => FailureCode::KafkaDenied,
+                Consequence::Refused => FailureCode::TargetUnsuitable,
+                Consequence::Retry | Consequence::AbortAndRewind | Consequence::StartOver => FailureCode::KafkaUnavailable,
+            },
+            Self::ReadPresent(RangeError::Gone { .. }) => FailureCode::ProgressLost,
+            Self::ReadProgress(error) | Self::ReadPresent(error) if error.is_denied() => FailureCode::KafkaDenied,
+            Self::ReadProgress(_) | Self::ReadPresent(_) => FailureCode::KafkaUnavailable,
+            Self::ProgressLost { .. } => FailureCode::ProgressLost,
+            Self::ProgressCorrupt { .. } => FailureCode::ProgressCorrupt,
+            Self::Superseded { .. } => FailureCode::Superseded,
+            Self::Part { .. } | Self::ManifestGone { .. } => FailureCode::ArtifactCorrupt,
+            Self::Staged(error) if error.is_full() => FailureCode::ScratchFull,
+            Self::Staged(_) => FailureCode::ArtifactCorrupt,
+            Self::SinkRenamed { .. } => FailureCode::TargetChanged,
+            Self::NoSink | Self::Thread => FailureCode::Internal,
+            Self::Interrupted => FailureCode::Interrupted,
+        }
+    }
+
+    fn field(&self) -> Option<String> {
+        match self {
+            Self::Target(error) => error.field(),
+            Self::SinkRenamed { .. } => Some("spec.sinks[].name".to_owned()),
+            Self::Run(_)
+            | Self::Transaction { .. }
+            | Self::ReadProgress(_)
+            | Self::ReadPresent(_)
+            | Self::ProgressLost { .. }
+            | Self::ProgressCorrupt { .. }
+            | Self::Superseded { .. }
+            | Self::Part { .. }
+            | Self::Staged(_)
+            | Self::ManifestGone { .. }
+            | Self::NoSink
+            | Self::Interrupted
+            | Self::Thread => None,
+        }
+    }
+
+    fn remedy(&self) -> Option<String> {
+        match self {
+            Self::Run(error) => error.remedy(),
+            Self::Target(error) => error.remedy(),
+            Self::SinkRenamed { then, .. } => Some(format!("name the sink {then} again, and raise runGeneration")),
+            Self::Transaction { .. }
+            | Self::ReadProgress(_)
+            | Self::ReadPresent(_)
+            | Self::ProgressLost { .. }
+            | Self::ProgressCorrupt { .. }
+            | Self::Superseded { .. }
+            | Self::Part { .. }
+            | Self::Staged(_)
+            | Self::ManifestGone { .. }
+            | Self::NoSink
+            | Self::Interrupted
+            | Self::Thread => None,
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! One slice of one bucket: its staged part in transactions, from where the progress is.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io,
+    time::{Duration, Instant},
+};
+
+use sha2::{Digest as _, Sha256};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use weir_crds::{
+    backfill_job::RecordTimestamps,
+    contract::{
+        digest::Sha256Digest,
+        manifest::{OffsetRange, PublishedPartition, StagedBucket, to_bytes},
+        progress::{BucketProgress, SliceProgress},
+    },
+    window::SliceId,
+};
+use weir_kafka::{
+    Consequence,
+    transaction::{ProgressRecord, Record, Transaction},
+};
+
+use super::{error::PublishError, present::Present, progress::Identity, start::{Started, failed}};
+use crate::{
+    headers,
+    progress::Counters,
+    run::RunError,
+    scratch::ScratchFile,
+    staged::{PartReader, StagedBatch, StagedRecord, count},
+};
+
+/// How long a transaction is filled. While it is open, `read_committed` readers wait.
+const OPEN_MAX: Duration = Duration::from_millis(1500);
+/// Records and bytes of one transaction: what is sent again if it is aborted.
+const RECORDS_MAX: u64 = 100_000;
+const BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// A part is read for its digest in pieces of this size.
+const DIGEST_BUFFER_BYTES: usize = 256 * 1024;
+/// Transactions that are aborted one after the other; then the producer is not trusted any more either.
+const ABORTS_MAX: u32 = 3;
+
+/// What does not change while a slice is published.
+pub struct SliceJob<'a> {
+    pub identity: &'a Identity,
+    /// The value of the run's header.
+    pub run: &'a str,
+    pub slice: &'a SliceId,
+    pub staged: &'a StagedBucket,
+    pub timestamps: RecordTimestamps,
+    pub present: &'a Present,
+    pub counters: &'a Counters,
+    pub stop: &'a CancellationToken,
+}
+
+/// A staged part on the scratch disk, which is what its manifest says.
+struct Part {
+    file: ScratchFile,
+}
+
+/// The rows of a part from some row on.
+struct Rows {
+    reader: PartReader,
+    batch: Option<(StagedBatch, usize)>,
+}
+
+impl SliceJob<'_> {
+    /// Publishes what is missing of the slice, and leaves `started.own` at its end.
+    pub fn run(&self, started: &mut Started) -> Result<(), PublishError> {
+        let mut at = self.resume(&started.own)?;
+        if at.rows < self.staged.part.rows {
+            let part = self.fetch()?;
+            let mut rows = Rows::open(&part, at.rows)?;
+            let mut aborted = 0;
+            while at.rows < self.staged.part.rows {
+                // A transaction that fails leaves `at` as it was: at the last committed progress.
+                match self.transaction(started, &mut rows, at.clone()) {
+                    Ok(next) => (at, aborted) = (next, 0),
+                    Err(error) if aborted < ABORTS_MAX && is_to_be_aborted(&error) => {
+                        tracing::warn!(bucket = self.identity.bucket.id, error = &error as &dyn std::error::Error, "aborting and going back");
+                        started.session.abort().map_err(|source| failed(self.identity, source))?;
+                        rows = Rows::open(&part, at.rows)?;
+                        aborted += 1;
+                    }
+                    Err(error) => return Err(error),
+                }
+                if self.stop.is_cancelled() {
+                    return Err(PublishError::Interrupted);
+                }
+            }
+        }
+        self.check(&at)
+    }
+
+    /// Where to go on: the last record is of this slice, or of one before.
+    fn resume(&self, own: &BucketProgress) -> Result<SliceProgress, PublishError> {
+        let part = self.staged.part.sha256;
+        match &own.at {
+            Some(at) if at.slice == *self.slice && at.part == part && at.rows <= self.staged.part.rows => Ok(at.clone()),
+            Some(at) if at.slice == *self.slice => Err(self.part_error(format!("progress was made in the part {} with {} rows", at.part, at.rows))),
+            Some(_) | None => Ok(SliceProgress { slice: self.slice.clone(), part, rows: 0, partitions: BTreeMap::new() }),
+        }
+    }
+
+    fn part_error(&self, what: String) -> PublishError {
+        PublishError::Part { key: self.staged.part.key.clone(), what }
+    }
+
+    fn fetch(&self) -> Result<Part, PublishError> {
+        let run = &self.identity.planned.run;
+        let mut file = run.scratch.file().map_err(RunError::Scratch)?;
+        file.reserve(self.staged.part.bytes).map_err(RunError::Scratch)?;
+        Handle::current().block_on(run.ledger.download(&self.staged.part.key, file.path())).map_err(RunError::Store)?;
+        let found = digest_of(&file).map_err(RunError::Scratch)?;
+        if found == self.staged.part.sha256 {
+            Ok(Part { file })
+        } else {
+            Err(self.part_error(format!("its digest is {found} and not {}", self.staged.part.sha256)))
+        }
+    }
+
+    /// One transaction: records until it is full, then the progress that they make.
+    fn transaction(&self, started: &mut Started, rows: &mut Rows, mut at: SliceProgress) -> Result<SliceProgress, PublishError> {
+        let fail = |source| failed(self.identity, source);
+        let mut transaction = started.session.begin().map_err(fail)?;
+        let (begun, first, mut bytes) = (Instant::now(), at.rows, 0);
+        while at.rows < self.staged.part.rows && at.rows - first < RECORDS_MAX && bytes < BYTES_MAX && begun.elapsed() < OPEN_MAX {
+            let passed = rows.next(|record| self.pass(&mut transaction, &mut at, record))?;
+            match passed {
+                Some(length) => bytes += length?,
+                None => return Err(self.part_error(format!("it has {} rows and not {}", at.rows, self.staged.part.rows))),
+            }
+            if self.stop.is_cancelled() {
+                break;
+            }
+        }
+        for (partition, offsets) in transaction.delivered().map_err(fail)? {
+            let published = at.partitions.entry(partition).or_default();
+            let range = OffsetRange::including(published.offsets, offsets.first);
+            published.offsets = Some(OffsetRange::including(Some(range), offsets.last));
+        }
+        let record = self.identity.record(started.own.transactions + 1, Some(at.clone()));
+        let value = to_bytes(&record);
+        transaction.commit(ProgressRecord { topic: &started.progress_topic, key: &self.identity.key, value: &value }).map_err(fail)?;
+        started.own = record;
+        self.counters.add(at.rows - first, bytes);
+        Ok(at)
+    }
+
+    /// Counts one staged record, and sends it unless it is there already. Returns its length.
+    fn pass(&self, transaction: &mut Transaction<'_>, at: &mut SliceProgress, record: &StagedRecord<'_>) -> Result<u64, PublishError> {
+        let published: &mut PublishedPartition = at.partitions.entry(record.partition).or_default();
+        count(&mut published.staged, record.view());
+        at.rows += 1;
+        if self.present.contains(record.event_id) {
+            return Ok(0);
+        }
+        count(&mut published.sent, record.view());
+        let headers = [
+            (headers::RUN, self.run.as_bytes()),
+            (headers::SLICE, self.slice.as_str().as_bytes()),
+            (headers::EVENT_ID, record.event_id.as_bytes()),
+            (headers::SOURCE, record.source.as_bytes()),
+        ];
+        let timestamp_ms = match self.timestamps {
+            RecordTimestamps::EventTime => Some(record.timestamp_ms),
+            RecordTimestamps::ReplayTime => None,
+        };
+        transaction
+            .send(Record { partition: record.partition, key: record.key, value: record.value, timestamp_ms, headers: &headers })
+            .map_err(|source| failed(self.identity, source))?;
+        Ok(record.value.len() as u64)
+    }
+
+    /// That what was gone through is what was staged.
+    fn check(&self, at: &SliceProgress) -> Result<(), PublishError> {
+        let gone_through: BTreeMap<_, _> = at.partitions.iter().map(|(partition, published)| (*partition, published.staged)).collect();
+        if gone_through == self.staged.partitions {
+            Ok(())
+        } else {
+            Err(self.part_error("the digests of its records are not those of the manifest".to_owned()))
+        }
+    }
+}
+
+fn is_to_be_aborted(error: &PublishError) -> bool {
+    matches!(error, PublishError::Transaction { source, .. } if source.consequence() == Consequence::AbortAndRewind)
+}
+
+fn digest_of(file: &ScratchFile) -> io::Result<Sha256Digest> {
+    let (mut file, mut digest, mut buffer) = (file.reopen()?, Sha256::new(), vec![0; DIGEST_BUFFER_BYTES]);
+    loop {
+        match io::Read::read(&mut file, &mut buffer)? {
+            0 => return Ok(Sha256Digest::from_bytes(digest.finalize().into())),
+            read => digest.update(&buffer[..read]),
+        }
+    }
+}
+
+impl Rows {
+    fn open(part: &Part, skip: u64) -> Result<Self, PublishError> {
+        let file: File = part.file.reopen().map_err(RunError::Scratch)?;
+        Ok(Self { reader: PartReader::open(file, skip)?, batch: None })
+    }
+
+    /// Gives the next record to `take`; `None` at the end of the part.
+    fn next<T>(&mut self, take: impl FnOnce(&StagedRecord<'_>) -> T) -> Result<Option<T>, PublishError> {
+        loop {
+            if let Some((batch, next)) = &mut self.batch
+                && let Some(record) = batch.record(*next)
+            {
+                *next += 1;
+                return Ok(Some(take(&record)));
+            }
+            match self.reader.next().transpose()? {
+                Some(batch) => self.batch = Some((batch, 0)),
+                None => return Ok(None),
+            }
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Taking a bucket over, in the one order that is right: fence, then read the end of the progress partition, then the
+//! committed progress up to there, then check, then go on.
+
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+use weir_crds::contract::{manifest::to_bytes, names::progress_topic, progress::BucketProgress};
+use weir_kafka::{
+    Admin, KafkaConfig, progress,
+    transaction::{ProgressRecord, Session, Target},
+};
+
+use super::{
+    error::PublishError,
+    progress::{Identity, Records},
+};
+use crate::target;
+
+/// `publishing/<bucket>.json`: the bucket has been begun. From then on missing progress is lost progress.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Begun {
+    pub bucket: String,
+    pub transactional_id: String,
+}
+
+/// A bucket that is ours.
+pub struct Started {
+    pub session: Session,
+    /// The last committed record.
+    pub own: BucketProgress,
+    pub records: Records,
+    pub progress_topic: String,
+}
+
+/// Takes the bucket over from whoever had it.
+pub fn start(identity: &Identity, config: &KafkaConfig) -> Result<Started, PublishError> {
+    let progress_topic = progress_topic(&identity.planned.run.context.run.namespace);
+    // From here on nothing of an earlier producer can be committed: what it left open has been ended either way.
+    let mut session = Session::open(Target {
+        config,
+        transactional_id: &identity.transactional_id,
+        topic: &identity.sink.topic,
+        partitions: &identity.bucket.partitions,
+        max_message_bytes: identity.sink.max_message_bytes,
+    })
+    .map_err(|source| failed(identity, source))?;
+    require_topic(identity, config, &progress_topic)?;
+    let found = progress::read(config, &progress_topic, |key| identity.generation_of(key).is_some()).map_err(PublishError::ReadProgress)?;
+    let records = identity.sort_out(&found)?;
+    Handle::current().block_on(target::check(config, &identity.sink))?;
+    let own = match &records.own {
+        Some(own) => own.clone(),
+        None => begin(identity, &mut session, &progress_topic)?,
+    };
+    // If an earlier attempt died between its zero record and the marker, there is a record and no marker.
+    mark(identity)?;
+    Ok(Started { session, own, records, progress_topic })
+}
+
+/// The topic is made by the operator before any worker; one that is not there has been deleted.
+fn require_topic(identity: &Identity, config: &KafkaConfig, topic: &str) -> Result<(), PublishError> {
+    let found = Handle::current().block_on(async { Admin::new(config)?.topic(topic).await }).map_err(target::TargetError::Admin)?;
+    match found {
+        Some(_) => Ok(()),
+        None => Err(PublishError::ProgressLost { bucket: identity.bucket.id.clone(), what: format!("the progress topic {topic} is not there") }),
+    }
+}
+
+/// Commits a progress of zero. Without a record, a marker says that there was one.
+fn begin(identity: &Identity, session: &mut Session, topic: &str) -> Result<BucketProgress, PublishError> {
+    let run = &identity.planned.run;
+    let marker = run.keys.publishing(&identity.bucket.id);
+    if Handle::current().block_on(identity.planned.manifest::<Begun>(&marker))?.is_some() {
+        return Err(PublishError::ProgressLost { bucket: identity.bucket.id.clone(), what: format!("there is no progress record {}", identity.key) });
+    }
+    let zero = identity.record(0, None);
+    commit_progress(identity, session, topic, &zero)?;
+    // If we die here, the next attempt finds the zero record and puts the marker.
+    Ok(zero)
+}
+
+fn commit_progress(identity: &Identity, session: &mut Session, topic: &str, record: &BucketProgress) -> Result<(), PublishError> {
+    let transaction = session.begin().map_err(|source| failed(identity, source))?;
+    let value = to_bytes(record);
+    transaction.commit(ProgressRecord { topic, key: &identity.key, value: &value }).map_err(|source| failed(identity, source))
+}
+
+fn mark(identity: &Identity) -> Result<(), PublishError> {
+    let key = identity.planned.run.keys.publishing(&identity.bucket.id);
+    let begun = Begun { bucket: identity.bucket.id.clone(), transactional_id: identity.transactional_id.clone() };
+    Handle::current().block_on(identity.planned.put_manifest(&key, 0.0, begun))?;
+    Ok(())
+}
+
+pub fn failed(identity: &Identity, source: weir_kafka::transaction::TransactionError) -> PublishError {
+    PublishError::Transaction { bucket: identity.bucket.id.clone(), source }
+}

@@ -1,0 +1,319 @@
+//! Staged parts: records as they will be published, in that order, as Parquet. Written by `assemble`, read by `publish`.
+
+use std::{
+    fs::File,
+    io::{self, BufWriter, Write},
+    sync::Arc,
+};
+
+use datafusion::{
+    arrow::{
+        array::{
+            Array as _, ArrayRef, AsArray as _, BinaryArray, BinaryBuilder, Int32Array, Int32Builder, Int64Array, Int64Builder, RecordBatch,
+            StringArray, StringBuilder,
+        },
+        datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef},
+        error::ArrowError,
+    },
+    parquet::{
+        arrow::{ArrowWriter, arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder}},
+        basic::{Compression, ZstdLevel},
+        errors::ParquetError,
+        file::properties::{EnabledStatistics, WriterProperties},
+    },
+};
+use sha2::{Digest as _, Sha256};
+use weir_crds::contract::{digest::{RecordView, Sha256Digest}, manifest::RecordsDigest};
+
+use crate::scratch::{Scratch, ScratchFile};
+
+/// Written and read at a time: rows, and bytes of values.
+const BATCH_ROWS: usize = 1024;
+const BATCH_BYTES: usize = 1024 * 1024;
+/// What a writer holds, encoded, before it ends a row group: eight buckets side by side stay within some 32 MiB, and a
+/// reader holds one.
+const ROW_GROUP_BYTES: usize = 4 * 1024 * 1024;
+/// Staged parts are written once and read once or twice.
+const LEVEL: i32 = 1;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StagedError {
+    #[error("the part cannot be written to the scratch disk")]
+    Scratch(#[source] io::Error),
+    #[error("the part cannot be encoded or decoded")]
+    Parquet(#[from] ParquetError),
+    #[error("the part's columns cannot be built or read")]
+    Arrow(#[from] ArrowError),
+    #[error("the part has other columns than this version of weir writes")]
+    Columns,
+}
+
+impl StagedError {
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Scratch(error) => Scratch::is_full(error),
+            Self::Parquet(ParquetError::External(error)) => error.downcast_ref::<io::Error>().is_some_and(Scratch::is_full),
+            Self::Parquet(_) | Self::Arrow(_) | Self::Columns => false,
+        }
+    }
+}
+
+/// One record of a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StagedRecord<'a> {
+    pub partition: i32,
+    pub key: Option<&'a [u8]>,
+    pub value: &'a [u8],
+    /// 0 where records get the time of their publishing.
+    pub timestamp_ms: i64,
+    pub event_id: &'a str,
+    pub source: &'a str,
+    pub event_type: &'a str,
+}
+
+impl<'a> StagedRecord<'a> {
+    /// What its digest is made of.
+    pub fn view(&self) -> RecordView<'a> {
+        RecordView { key: self.key, value: self.value, timestamp_ms: self.timestamp_ms, event_id: self.event_id }
+    }
+}
+
+/// Counts a record into a digest.
+pub fn count(digest: &mut RecordsDigest, record: RecordView<'_>) {
+    digest.records += 1;
+    digest.chain.push(record);
+}
+
+fn schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("partition", DataType::Int32, false),
+        Field::new("key", DataType::Binary, true),
+        Field::new("value", DataType::Binary, false),
+        Field::new("timestamp_ms", DataType::Int64, false),
+        Field::new("event_id", DataType::Utf8, false),
+        Field::new("source", DataType::Utf8, false),
+        Field::new("event_type", DataType::Utf8, false),
+    ]))
+}
+
+/// Writes one part. Equal records give equal bytes.
+pub struct PartWriter {
+    writer: ArrowWriter<Digesting>,
+    partition: Int32Builder,
+    key: BinaryBuilder,
+    value: BinaryBuilder,
+    timestamp: Int64Builder,
+    event_id: StringBuilder,
+    source: StringBuilder,
+    event_type: StringBuilder,
+    held_bytes: usize,
+    rows: u64,
+}
+
+/// A part that is whole, on the scratch disk.
+#[derive(Debug)]
+pub struct WrittenPart {
+    pub file: ScratchFile,
+    pub sha256: Sha256Digest,
+    pub bytes: u64,
+    pub rows: u64,
+}
+
+struct Digesting {
+    file: BufWriter<ScratchFile>,
+    digest: Sha256,
+    bytes: u64,
+}
+
+impl Write for Digesting {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.file.write_all(buffer)?;
+        self.digest.update(buffer);
+        self.bytes += buffer.len() as u64;
+        Ok(buffer.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl PartWriter {
+    pub fn new(scratch: &Scratch) -> Result<Self, StagedError> {
+        let file = scratch.file().map_err(StagedError::Scratch)?;
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::try_new(LEVEL)?))
+            .set_statistics_enabled(EnabledStatistics::None)
+            // Few distinct sources and types are worth a dictionary; ids and values are not.
+            .set_column_dictionary_enabled("event_id".into(), false)
+            .set_column_dictionary_enabled("value".into(), false)
+            .set_created_by("weir".to_owned())
+            .build();
+        let sink = Digesting { file: BufWriter::new(file), digest: Sha256::new(), bytes: 0 };
+        Ok(Self {
+            writer: ArrowWriter::try_new(sink, schema(), Some(properties))?,
+            partition: Int32Builder::new(),
+            key: BinaryBuilder::new(),
+            value: BinaryBuilder::new(),
+            timestamp: Int64Builder::new(),
+            event_id: StringBuilder::new(),
+            source: StringBuilder::new(),
+            event_type: StringBuilder::new(),
+            held_bytes: 0,
+            rows: 0,
+        })
+    }
+
+    pub fn push(&mut self, record: &StagedRecord<'_>) -> Result<(), StagedError> {
+        self.partition.append_value(record.partition);
+        self.key.append_option(record.key);
+        self.value.append_value(record.value);
+        self.timestamp.append_value(record.timestamp_ms);
+        self.event_id.append_value(record.event_id);
+        self.source.append_value(record.source);
+        self.event_type.append_value(record.event_type);
+        self.rows += 1;
+        self.held_bytes += record.value.len() + record.key.map_or(0, <[u8]>::len) + record.event_id.len();
+        if self.partition.values_slice().len() >= BATCH_ROWS || self.held_bytes >= BATCH_BYTES { self.write_batch() } else { Ok(()) }
+    }
+
+    fn write_batch(&mut self) -> Result<(), StagedError> {
+        self.held_bytes = 0;
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(self.partition.finish()),
+            Arc::new(self.key.finish()),
+            Arc::new(self.value.finish()),
+            Arc::new(self.timestamp.finish()),
+            Arc::new(self.event_id.finish()),
+            Arc::new(self.source.finish()),
+            Arc::new(self.event_type.finish()),
+        ];
+        let batch = RecordBatch::try_new(schema(), columns)?;
+        if batch.num_rows() > 0 {
+            self.writer.write(&batch)?;
+        }
+        if self.writer.in_progress_size() >= ROW_GROUP_BYTES {
+            self.writer.flush()?;
+        }
+        Ok(())
+    }
+
+    pub fn finish(mut self) -> Result<WrittenPart, StagedError> {
+        self.write_batch()?;
+        let sink = self.writer.into_inner()?;
+        let file = sink.file.into_inner().map_err(|error| StagedError::Scratch(error.into_error()))?;
+        let sha256 = Sha256Digest::from_bytes(sink.digest.finalize().into());
+        Ok(WrittenPart { file, sha256, bytes: sink.bytes, rows: self.rows })
+    }
+}
+
+/// Reads a part from the scratch disk, a batch at a time.
+pub struct PartReader {
+    batches: ParquetRecordBatchReader,
+}
+
+/// Some records of a part.
+pub struct StagedBatch {
+    partition: Int32Array,
+    key: BinaryArray,
+    value: BinaryArray,
+    timestamp: Int64Array,
+    event_id: StringArray,
+    source: StringArray,
+    event_type: StringArray,
+}
+
+impl PartReader {
+    /// Reads from row `skip` on.
+    pub fn open(file: File, skip: u64) -> Result<Self, StagedError> {
+        let skip = usize::try_from(skip).map_err(|_| StagedError::Columns)?;
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file)?;
+        if builder.schema().fields() != schema().fields() {
+            return Err(StagedError::Columns);
+        }
+        Ok(Self { batches: builder.with_batch_size(BATCH_ROWS).with_offset(skip).build()? })
+    }
+}
+
+impl Iterator for PartReader {
+    type Item = Result<StagedBatch, StagedError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let batch = self.batches.next()?;
+        Some(batch.map_err(StagedError::Arrow).and_then(|batch| StagedBatch::of(&batch).ok_or(StagedError::Columns)))
+    }
+}
+
+impl StagedBatch {
+    /// The columns by their types; `None` if they are others.
+    fn of(batch: &RecordBatch) -> Option<Self> {
+        let column = |index: usize| batch.columns().get(index);
+        Some(Self {
+            partition: column(0)?.as_primitive_opt::<Int32Type>()?.clone(),
+            key: column(1)?.as_binary_opt()?.clone(),
+            value: column(2)?.as_binary_opt()?.clone(),
+            timestamp: column(3)?.as_primitive_opt::<Int64Type>()?.clone(),
+            event_id: column(4)?.as_string_opt()?.clone(),
+            source: column(5)?.as_string_opt()?.clone(),
+            event_type: column(6)?.as_string_opt()?.clone(),
+        })
+    }
+
+    /// One record; `None` behind the last.
+    pub fn record(&self, row: usize) -> Option<StagedRecord<'_>> {
+        (row < self.partition.len()).then(|| StagedRecord {
+            partition: self.partition.value(row),
+            key: self.key.is_valid(row).then(|| self.key.value(row)),
+            value: self.value.value(row),
+            timestamp_ms: self.timestamp.value(row),
+            event_id: self.event_id.value(row),
+            source: self.source.value(row),
+            event_type: self.event_type.value(row),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use super::*;
+
+    fn record(index: u64, value: &[u8]) -> (i32, Option<Vec<u8>>, Vec<u8>, i64, String) {
+        ((index % 3) as i32, (index % 4 > 0).then(|| index.to_le_bytes().to_vec()), value.to_vec(), index as i64, format!("id-{index}"))
+    }
+
+    fn write(rows: u64, scratch: &Scratch) -> WrittenPart {
+        let mut writer = PartWriter::new(scratch).unwrap();
+        for index in 0..rows {
+            let (partition, key, value, timestamp_ms, event_id) = record(index, &vec![index as u8; 2000]);
+            let staged = StagedRecord { partition, key: key.as_deref(), value: &value, timestamp_ms, event_id: &event_id, source: "s", event_type: "t" };
+            writer.push(&staged).unwrap();
+        }
+        writer.finish().unwrap()
+    }
+
+    #[test]
+    fn a_part_reads_back_from_any_row_and_is_the_same_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let scratch = Scratch::new(dir.path(), None).unwrap();
+        let rows = 9_000;
+        let part = write(rows, &scratch);
+        assert_eq!(part.rows, rows);
+        assert_eq!(part.sha256, write(rows, &scratch).sha256);
+        assert_eq!(part.sha256, Sha256Digest::of(&std::fs::read(part.file.path()).unwrap()));
+        assert_eq!(part.bytes, std::fs::metadata(part.file.path()).unwrap().len());
+        for skip in [0, 1, 1023, 1024, 5000, rows] {
+            let mut next = skip;
+            for batch in PartReader::open(part.file.reopen().unwrap(), skip).unwrap() {
+                let batch = batch.unwrap();
+                for found in (0..).map_while(|row| batch.record(row)) {
+                    let (partition, key, value, timestamp_ms, event_id) = record(next, &vec![next as u8; 2000]);
+                    let wanted = StagedRecord { partition, key: key.as_deref(), value: &value, timestamp_ms, event_id: &event_id, source: "s", event_type: "t" };
+                    assert_eq!(found, wanted);
+                    next += 1;
+                }
+            }
+            assert_eq!(next, rows);
+        }
+    }
+}

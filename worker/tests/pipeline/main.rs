@@ -1,0 +1,263 @@
+//! `assemble`, `publish` and `verify` against a real broker and a real store. They need `KAFKA_BOOTSTRAP`,
+//! `AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, as the local cluster's env file has them:
+//! `cargo test -p weir-worker --test pipeline -- --ignored`.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
+
+mod world;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::{ControlFlow, Range},
+};
+
+use rdkafka::{
+    ClientConfig,
+    producer::{FutureProducer, FutureRecord},
+};
+use tokio_util::sync::CancellationToken;
+use weir_crds::contract::{
+    manifest::{Published, Verified},
+    names::transactional_id,
+    result::FailureCode,
+    units::{Unit, Verb, units},
+};
+use weir_kafka::{
+    Consequence,
+    range::{Isolation, Range as Offsets, Reader},
+    transaction::{ProgressRecord, Session, Target},
+};
+use weir_worker::{progress::Counters, run::PlannedRun, work};
+use world::{PARTITIONS, SLICES, World};
+
+const ROWS: u64 = 3_000;
+
+fn rows() -> Vec<Range<u64>> {
+    (0..SLICES as u64).map(|slice| slice * ROWS..(slice + 1) * ROWS).collect()
+}
+
+async fn run(planned: &PlannedRun, verb: Verb, stop: &CancellationToken) -> Vec<FailureCode> {
+    let mut codes = Vec::new();
+    let mine: Vec<Unit> = units(&planned.plan).into_iter().filter(|unit| unit.verb == verb).collect();
+    for unit in mine {
+        let failures = work::run(planned, &unit, &Counters::default(), stop).await;
+        codes.extend(failures.into_iter().map(|failure| failure.code));
+    }
+    codes
+}
+
+async fn must(planned: &PlannedRun, verbs: &[Verb]) {
+    for verb in verbs {
+        assert_eq!(run(planned, *verb, &CancellationToken::new()).await, [], "{verb}");
+    }
+}
+
+const ALL: [Verb; 3] = [Verb::Assemble, Verb::Publish, Verb::Verify];
+
+/// Ids as a `read_committed` reader sees them, with how often; order per key is checked on the way.
+async fn seen(world: &World) -> BTreeMap<String, u32> {
+    let (config, topic) = (world.kafka(), world.topic.clone());
+    let read = move || {
+        let reader = Reader::new(&config, &topic, Isolation::Committed).unwrap();
+        let ranges: Vec<Offsets> = (0..PARTITIONS).map(|partition| Offsets { partition, first: 0, end: reader.bounds(partition).unwrap().1 }).collect();
+        let (mut ids, mut last_of_key): (BTreeMap<String, u32>, BTreeMap<Vec<u8>, i64>) = Default::default();
+        let done = reader.read(&ranges, |record| {
+            let Some(id) = record.header("weir-event-id") else { return ControlFlow::<()>::Continue(()) };
+            *ids.entry(String::from_utf8(id.to_vec()).unwrap()).or_default() += 1;
+            if let Some(key) = record.key() {
+                let at = record.timestamp_ms().unwrap();
+                let last = last_of_key.insert(key.to_vec(), at).unwrap_or(i64::MIN);
+                assert!(last <= at, "a key's records are out of order");
+            }
+            ControlFlow::Continue(())
+        });
+        done.unwrap();
+        ids
+    };
+    tokio::task::spawn_blocking(read).await.unwrap()
+}
+
+fn once_each(rows: Range<u64>) -> BTreeMap<String, u32> {
+    rows.map(|row| (format!("event-{row}"), 1)).collect()
+}
+
+async fn published(planned: &PlannedRun) -> Vec<Published> {
+    let mut all = Vec::new();
+    for slice in &planned.plan.slices {
+        for bucket in planned.plan.buckets() {
+            all.push(planned.required(&planned.run.keys.published(&slice.id, &bucket.id)).await.unwrap());
+        }
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker and a store"]
+async fn every_event_is_seen_once_and_a_second_run_changes_nothing() {
+    let world = World::new("whole").await;
+    let planned = world.planned(1, &rows()).await;
+    must(&planned, &ALL).await;
+    assert_eq!(seen(&world).await, once_each(0..ROWS * SLICES as u64));
+    let before = published(&planned).await;
+    must(&planned, &ALL).await;
+    assert_eq!(before, published(&planned).await);
+    assert_eq!(seen(&world).await, once_each(0..ROWS * SLICES as u64));
+    let verified: Verified = planned.required(&planned.run.keys.verified(&planned.plan.slices[0].id)).await.unwrap();
+    assert_eq!((verified.records, verified.others), (ROWS, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker and a store"]
+async fn a_publisher_that_is_stopped_ends_its_transaction_and_the_next_goes_on() {
+    let world = World::new("stopped").await;
+    let planned = world.planned(1, &rows()).await;
+    must(&planned, &[Verb::Assemble]).await;
+    let mut interrupted = 0;
+    for attempt in 0..40 {
+        let stop = CancellationToken::new();
+        let later = stop.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(std::time::Duration::from_millis(100 + attempt * 20)).await;
+            later.cancel();
+        });
+        let codes = run(&planned, Verb::Publish, &stop).await;
+        if codes.is_empty() {
+            break;
+        }
+        assert!(codes.iter().all(|code| *code == FailureCode::Interrupted), "{codes:?}");
+        interrupted += 1;
+    }
+    assert!(interrupted > 0, "nothing was ever interrupted");
+    must(&planned, &[Verb::Publish, Verb::Verify]).await;
+    assert_eq!(seen(&world).await, once_each(0..ROWS * SLICES as u64));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker and a store"]
+async fn a_later_generation_publishes_what_is_missing_and_fences_the_earlier() {
+    let world = World::new("later").await;
+    let half: Vec<Range<u64>> = rows().into_iter().map(|rows| rows.start..rows.start + ROWS / 2).collect();
+    let first = world.planned(1, &half).await;
+    must(&first, &ALL).await;
+    let second = world.planned(2, &rows()).await;
+    must(&second, &ALL).await;
+    assert_eq!(seen(&world).await, once_each(0..ROWS * SLICES as u64));
+    let present: u64 = published(&second).await.iter().flat_map(|p| p.partitions.values()).map(|p| p.present()).sum();
+    assert_eq!(present, ROWS / 2 * SLICES as u64);
+    // The earlier generation finds out that it is over, though all it would do is look.
+    let codes = run(&first, Verb::Publish, &CancellationToken::new()).await;
+    assert!(codes.iter().all(|code| *code == FailureCode::Superseded) && !codes.is_empty(), "{codes:?}");
+    let third = world.planned(3, &rows()).await;
+    must(&third, &ALL).await;
+    assert_eq!(seen(&world).await, once_each(0..ROWS * SLICES as u64));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker and a store"]
+async fn missing_progress_is_lost_progress_and_not_zero() {
+    let world = World::new("lost").await;
+    let planned = world.planned(1, &rows()).await;
+    must(&planned, &[Verb::Assemble]).await;
+    // Begun and not yet published: every bucket has its marker.
+    let stop = CancellationToken::new();
+    stop.cancel();
+    run(&planned, Verb::Publish, &stop).await;
+    world.delete_topic(&world.progress_topic()).await;
+    let gone: BTreeSet<String> = run(&planned, Verb::Publish, &CancellationToken::new()).await.iter().map(|c| format!("{c:?}")).collect();
+    assert_eq!(gone, BTreeSet::from(["ProgressLost".to_owned()]));
+    weir_kafka::Admin::new(&world.kafka()).unwrap().ensure_progress_topic(&world.progress_topic()).await.unwrap();
+    let empty: BTreeSet<String> = run(&planned, Verb::Publish, &CancellationToken::new()).await.iter().map(|c| format!("{c:?}")).collect();
+    assert_eq!(empty, BTreeSet::from(["ProgressLost".to_owned()]));
+    assert!(seen(&world).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker and a store"]
+async fn a_topic_that_was_made_anew_is_not_the_target() {
+    let world = World::new("anew").await;
+    let planned = world.planned(1, &rows()).await;
+    must(&planned, &[Verb::Assemble]).await;
+    world.delete_topic(&world.topic).await;
+    let codes = run(&planned, Verb::Publish, &CancellationToken::new()).await;
+    assert!(codes.iter().all(|code| *code == FailureCode::TopicMissing) && !codes.is_empty(), "{codes:?}");
+    world.recreate_topic().await;
+    let codes = run(&planned, Verb::Publish, &CancellationToken::new()).await;
+    assert!(codes.iter().all(|code| *code == FailureCode::TargetChanged) && !codes.is_empty(), "{codes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker and a store"]
+async fn a_zombie_commits_nothing() {
+    let world = World::new("zombie").await;
+    let planned = world.planned(1, &rows()).await;
+    let (config, topic, progress) = (world.kafka(), world.topic.clone(), world.progress_topic());
+    let id = transactional_id(&world.namespace, "job", &planned.plan.buckets()[0].id);
+    tokio::task::spawn_blocking(move || {
+        let target = Target { config: &config, transactional_id: &id, topic: &topic, partitions: &[0], max_message_bytes: 1_000_000 };
+        let mut zombie = Session::open(target).unwrap();
+        let mut transaction = zombie.begin().unwrap();
+        transaction.send(weir_kafka::transaction::Record { partition: 0, key: None, value: b"zombie", timestamp_ms: None, headers: &[("weir-event-id", b"z")] }).unwrap();
+        transaction.delivered().unwrap();
+        let _replacement = Session::open(target).unwrap();
+        let fenced = transaction.commit(ProgressRecord { topic: &progress, key: "k", value: b"v" }).unwrap_err();
+        assert_eq!(fenced.consequence(), Consequence::Fenced, "{fenced:?}");
+    })
+    .await
+    .unwrap();
+    assert!(seen(&world).await.is_empty());
+    must(&planned, &ALL).await;
+    assert_eq!(seen(&world).await, once_each(0..ROWS * SLICES as u64));
+}
+
+/// Writes records of another producer to every partition while something is published.
+async fn live(world: &World, stop: CancellationToken) -> u64 {
+    let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", &world.kafka().bootstrap_servers[0]).create().unwrap();
+    let mut sent = 0;
+    while !stop.is_cancelled() {
+        for partition in 0..PARTITIONS {
+            producer.send(FutureRecord::<(), str>::to(&world.topic).payload("live").partition(partition), std::time::Duration::from_secs(5)).await.unwrap();
+            sent += 1;
+        }
+    }
+    sent
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker and a store"]
+async fn records_of_others_are_passed_over_in_place_and_refused_in_a_side_topic() {
+    for mode in ["InPlace", "SideTopic"] {
+        let world = World { mode, ..World::new(&format!("live-{}", mode.to_lowercase())).await };
+        let planned = world.planned(1, &rows()).await;
+        must(&planned, &[Verb::Assemble]).await;
+        let stop = CancellationToken::new();
+        let (sent, ()) = tokio::join!(live(&world, stop.clone()), async {
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            must(&planned, &[Verb::Publish]).await;
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            stop.cancel();
+        });
+        assert!(sent > 0);
+        let codes = run(&planned, Verb::Verify, &CancellationToken::new()).await;
+        match mode {
+            "InPlace" => assert_eq!(codes, []),
+            _ => assert!(codes.iter().all(|code| *code == FailureCode::VerifyMismatch) && !codes.is_empty(), "{codes:?}"),
+        }
+        assert_eq!(seen(&world).await, once_each(0..ROWS * SLICES as u64));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker and a store"]
+async fn a_staged_part_that_was_damaged_is_found_by_its_digest() {
+    let world = World::new("damaged").await;
+    let planned = world.planned(1, &rows()).await;
+    must(&planned, &[Verb::Assemble]).await;
+    let staged: weir_crds::contract::manifest::Staged = planned.required(&planned.run.keys.staged(&planned.plan.slices[0].id)).await.unwrap();
+    let part = &staged.buckets[0].part;
+    let mut bytes = planned.run.ledger.get(&part.key).await.unwrap().unwrap().to_vec();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    planned.run.ledger.overwrite(&part.key, bytes.into()).await.unwrap();
+    let codes = run(&planned, Verb::Publish, &CancellationToken::new()).await;
+    assert!(codes.contains(&FailureCode::ArtifactCorrupt), "{codes:?}");
+}

@@ -1,0 +1,218 @@
+//! A run on a real broker and a real store, from extracted rows on: what `plan` and `extract` would have left.
+
+use std::{io::Cursor, ops::Range, sync::Arc};
+
+use bytes::Bytes;
+use datafusion::arrow::{
+    array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt16Array, UInt32Array, UInt64Array},
+    datatypes::{DataType, Field, Schema},
+    ipc::writer::StreamWriter,
+};
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+};
+use serde_json::json;
+use weir_crds::contract::{
+    digest::Sha256Digest,
+    keys::RunKeys,
+    manifest::{Extracted, PartRef, Segment, SliceSegments},
+    names::progress_topic,
+    plan::Plan,
+    run::{RunSpec, WorkerContext},
+};
+use weir_kafka::{Admin, KafkaConfig};
+use weir_ledger::Ledger;
+use weir_worker::{
+    decode::types::{OBJECT_COLUMN, ROW_COLUMN, UTC, timestamp_type},
+    run::{PlannedRun, Run},
+    scratch::Scratch,
+    select::normalize::{SOURCE_COLUMN, SUB_COLUMN},
+};
+
+const MINUTE_US: i64 = 60_000_000;
+/// A minute of 2026.
+const START_US: i64 = 1_793_685_600_000_000;
+pub const SLICES: usize = 3;
+pub const PARTITIONS: i32 = 5;
+
+/// A namespace, a bucket and a topic of a test's own.
+pub struct World {
+    pub dir: tempfile::TempDir,
+    pub namespace: String,
+    pub topic: String,
+    pub mode: &'static str,
+}
+
+fn env(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} names a part that this test needs; see the env file of the local cluster"))
+}
+
+impl World {
+    /// `name` keeps tests apart that run at the same time.
+    pub async fn new(name: &str) -> Self {
+        let unique = format!("{name}-{:x}", jiff::Timestamp::now().as_microsecond());
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("aws-access-key-id"), env("AWS_ACCESS_KEY_ID")).unwrap();
+        std::fs::write(dir.path().join("aws-secret-access-key"), env("AWS_SECRET_ACCESS_KEY")).unwrap();
+        let world = Self { dir, topic: unique.clone(), namespace: unique, mode: "InPlace" };
+        let service = serde_json::from_value(world.store()["s3"].clone()).unwrap();
+        let s3 = weir_ledger::s3_client(&service, Some(world.dir.path())).await.unwrap();
+        s3.create_bucket().bucket(&world.namespace).send().await.unwrap();
+        world.create_topic(&world.topic, PARTITIONS, &[("retention.ms", "-1")]).await;
+        Admin::new(&world.kafka()).unwrap().ensure_progress_topic(&world.progress_topic()).await.unwrap();
+        world
+    }
+
+    pub fn kafka(&self) -> KafkaConfig {
+        KafkaConfig { bootstrap_servers: vec![env("KAFKA_BOOTSTRAP")], security: Default::default(), credentials_dir: None }
+    }
+
+    pub fn progress_topic(&self) -> String {
+        progress_topic(&self.namespace)
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        ClientConfig::new().set("bootstrap.servers", env("KAFKA_BOOTSTRAP")).create().unwrap()
+    }
+
+    /// The same name and shape, but another topic.
+    pub async fn recreate_topic(&self) {
+        self.create_topic(&self.topic, PARTITIONS, &[("retention.ms", "-1")]).await;
+    }
+
+    async fn create_topic(&self, topic: &str, partitions: i32, config: &[(&str, &str)]) {
+        let new = config.iter().fold(NewTopic::new(topic, partitions, TopicReplication::Fixed(1)), |new, (key, value)| new.set(key, value));
+        let created = self.admin().create_topics([&new], &AdminOptions::new()).await.unwrap();
+        created[0].as_ref().unwrap();
+    }
+
+    pub async fn delete_topic(&self, topic: &str) {
+        let deleted = self.admin().delete_topics(&[topic], &AdminOptions::new()).await.unwrap();
+        deleted[0].as_ref().unwrap();
+    }
+
+    fn store(&self) -> serde_json::Value {
+        json!({"bucket": self.namespace, "s3": {"endpoint": env("AWS_ENDPOINT_URL"), "region": "us-east-1", "pathStyle": true}})
+    }
+
+    /// A run of this generation, planned for the topic as it is, with `rows` extracted for each slice.
+    pub async fn planned(&self, generation: u32, rows: &[Range<u64>]) -> PlannedRun {
+        let run = json!({"namespace": self.namespace, "name": "job", "generation": generation});
+        let spec: RunSpec = serde_json::from_value(json!({
+            "format": 1, "run": run, "class": "c", "store": self.store(), "sourceStore": self.store()["s3"],
+            "window": {"start": "2026-11-03T06:00:00Z", "end": "2026-11-03T06:03:00Z", "slice": "1m"},
+            "sources": [{"name": "logs", "columns": "x int", "arrival": "None", "select": "SELECT 1"}],
+            "reconstruct": {"columns": {"eventId": "id", "eventTime": "at", "eventType": "type", "key": "user"}},
+            "sinks": [{"name": "events", "kafka": {
+                "clusterRef": {"name": "k"}, "topic": self.topic, "mode": self.mode, "partitioner": "Murmur2", "timestamps": "EventTime", "ordering": "PerKey",
+                "value": {"format": "Json", "columns": ["id", "at", "user"]}
+            }}]
+        }))
+        .unwrap();
+        let context: WorkerContext = serde_json::from_value(json!({
+            "run": run, "store": self.store(), "kafka": {"k": {"bootstrapServers": [env("KAFKA_BOOTSTRAP")]}},
+            "unit": "by-hand", "attempt": 1, "parallelism": 1, "workerImage": "w"
+        }))
+        .unwrap();
+        let run = Run {
+            spec_digest: Sha256Digest::of(&spec.to_bytes()),
+            spec: Arc::new(spec),
+            keys: RunKeys::new("", &context.run),
+            ledger: Ledger::connect(&context.store, Some(self.dir.path())).await.unwrap(),
+            scratch: Scratch::new(self.dir.path(), None).unwrap(),
+            memory_bytes: 1 << 30,
+            credentials_dir: None,
+            context: Arc::new(context),
+        };
+        let plan = self.plan(&run, generation).await;
+        run.ledger.put_once(&run.keys.plan(), Bytes::from(plan.to_bytes())).await.unwrap();
+        let planned = PlannedRun { plan_hash: Sha256Digest::of(&plan.to_bytes()), run, plan: Arc::new(plan) };
+        extracted(&planned, rows).await;
+        planned
+    }
+
+    async fn plan(&self, run: &Run, generation: u32) -> Plan {
+        let admin = Admin::new(&self.kafka()).unwrap();
+        let (cluster, topic) = (admin.cluster().await.unwrap(), admin.topic(&self.topic).await.unwrap().unwrap());
+        let slice = |n: usize| {
+            let start_us = START_US + n as i64 * MINUTE_US;
+            json!({"id": format!("20261103T060{n}00Z"), "startUs": start_us, "endUs": start_us + MINUTE_US})
+        };
+        serde_json::from_value(json!({
+            "format": 1, "run": {"namespace": self.namespace, "name": "job", "generation": generation}, "runDigest": run.spec_digest, "workerImage": "w",
+            "slices": (0..SLICES).map(slice).collect::<Vec<_>>(),
+            "sources": [{"name": "logs", "objects": 1, "bytes": 1}],
+            "objects": {"key": "o", "sha256": Sha256Digest::of(b""), "bytes": 0, "rows": 1},
+            "chunks": [{"id": "logs-00001", "source": 0, "firstObject": 0, "objects": 1, "bytes": 1}],
+            "sinks": [{"name": "events", "cluster": "k", "clusterId": cluster.id, "topic": self.topic, "topicId": topic.id,
+                "partitions": topic.partitions.len(), "maxMessageBytes": 1_048_588}],
+            "resultColumns": [], "sizing": {"extractBytes": 1, "slicesPerUnit": 3, "bucketsPerUnit": 8},
+            "estimates": {"events": 0, "bytes": 0, "objects": 0}, "sampledBytes": 0
+        }))
+        .unwrap()
+    }
+}
+
+/// Puts what `extract` would: one chunk with a segment for each slice.
+async fn extracted(planned: &PlannedRun, rows: &[Range<u64>]) {
+    let (mut data, mut index) = (Vec::new(), Vec::new());
+    for (slice, rows) in planned.plan.slices.iter().zip(rows) {
+        let bytes = segment(slice.interval.start_us, rows.clone());
+        let count = rows.end - rows.start;
+        let segment = Segment { offset: data.len() as u64, length: bytes.len() as u64, rows: count, sha256: Sha256Digest::of(&bytes) };
+        data.extend(bytes);
+        index.push(SliceSegments { slice: slice.id.clone(), rows: count, segments: vec![segment] });
+    }
+    let total = index.iter().map(|entry| entry.rows).sum();
+    let sha256 = Sha256Digest::of(&data);
+    let part = PartRef { key: planned.run.keys.extracted_part("logs-00001", &sha256.short()), sha256, bytes: data.len() as u64, rows: total };
+    planned.run.ledger.put_part(&part.key, data.into()).await.unwrap();
+    let manifest = Extracted {
+        chunk: "logs-00001".into(),
+        source: "logs".into(),
+        bytes_read: 1,
+        read: total,
+        expanded: 0,
+        filtered_out: 0,
+        invalid: 0,
+        outside_window: 0,
+        late: 0,
+        selected: total,
+        invalid_by: Vec::new(),
+        unknown_fields: Default::default(),
+        data: Some(part),
+        index,
+        quarantine: None,
+        reasons: Vec::new(),
+    };
+    planned.put_manifest(&planned.run.keys.extracted("logs-00001"), 0.0, manifest).await.unwrap();
+}
+
+fn segment(start_us: i64, rows: Range<u64>) -> Vec<u8> {
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("id", DataType::Utf8, true),
+        Field::new("at", timestamp_type(), true),
+        Field::new("type", DataType::Utf8, true),
+        Field::new("user", DataType::Int64, true),
+        Field::new(SOURCE_COLUMN, DataType::UInt16, false),
+        Field::new(OBJECT_COLUMN, DataType::UInt32, false),
+        Field::new(ROW_COLUMN, DataType::UInt64, false),
+        Field::new(SUB_COLUMN, DataType::UInt32, false),
+    ]));
+    let count = usize::try_from(rows.end - rows.start).unwrap();
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(rows.clone().map(|row| format!("event-{row}")))),
+        Arc::new(TimestampMicrosecondArray::from_iter_values(rows.clone().map(|row| start_us + (row % 60_000) as i64 * 1000)).with_timezone(UTC)),
+        Arc::new(StringArray::from_iter_values(rows.clone().map(|_| "click"))),
+        Arc::new(Int64Array::from_iter(rows.clone().map(|row| (row % 7 > 0).then_some(row as i64 % 100)))),
+        Arc::new(UInt16Array::from(vec![0; count])),
+        Arc::new(UInt32Array::from(vec![0; count])),
+        Arc::new(UInt64Array::from_iter_values(rows)),
+        Arc::new(UInt32Array::from(vec![0; count])),
+    ];
+    let mut writer = StreamWriter::try_new(Cursor::new(Vec::new()), &schema).unwrap();
+    writer.write(&RecordBatch::try_new(Arc::clone(&schema), columns).unwrap()).unwrap();
+    writer.into_inner().unwrap().into_inner()
+}
