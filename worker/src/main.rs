@@ -17,7 +17,6 @@ use weir_crds::contract::{
 };
 use weir_worker::{
     plan,
-    plan::{self, PlanError},
     progress::{Counters, Reporter},
     run::Run,
     termination, work,
@@ -45,8 +44,6 @@ enum CliVerb {
         #[arg(long, requires = "dry_run")]
         run_json: Option<PathBuf>,
     },
-    /// Find out and pin everything that the run will do.
-    Plan(PlanArgs),
     /// Read chunks of a source and keep the rows of the window.
     Extract(UnitArgs),
     /// Drop duplicates and stage the records of slices.
@@ -55,13 +52,6 @@ enum CliVerb {
     Publish(UnitArgs),
     /// Compare what readers see with what was published.
     Verify(UnitArgs),
-}
-
-#[derive(clap::Args)]
-struct PlanArgs {
-    /// Print what would be read and written, and write nothing.
-    #[arg(long)]
-    dry_run: bool,
 }
 
 #[derive(clap::Args)]
@@ -75,7 +65,6 @@ impl CliVerb {
     fn verb(&self) -> (Verb, Option<String>) {
         match self {
             Self::Plan { .. } => (Verb::Plan, Some(PLAN_UNIT.to_owned())),
-            Self::Plan(_) => (Verb::Plan, Some(PLAN_UNIT.to_owned())),
             Self::Extract(args) => (Verb::Extract, args.unit.clone()),
             Self::Assemble(args) => (Verb::Assemble, args.unit.clone()),
             Self::Publish(args) => (Verb::Publish, args.unit.clone()),
@@ -123,9 +112,6 @@ async fn run(cli_verb: &CliVerb) -> anyhow::Result<WorkerResult> {
         Err(error) => return Ok(result("", 0, &counters, vec![termination::failure(None, &error)])),
     };
     let (unit, attempt) = (run.context.unit.clone(), run.context.attempt);
-    if let CliVerb::Plan(PlanArgs { dry_run: true }) = cli_verb {
-        return Ok(result(&unit, attempt, &counters, dry_run(&run).await));
-    }
     let reporter = Reporter::start(&run, &counters);
     let work = unit_of(run, verb, &counters, &stop);
     let failures = tokio::select! {
@@ -136,37 +122,7 @@ async fn run(cli_verb: &CliVerb) -> anyhow::Result<WorkerResult> {
     Ok(result(&unit, attempt, &counters, failures))
 }
 
-/// Makes a plan and prints it.
-async fn dry_run(run: &Run) -> Vec<Failure> {
-    match plan::draft(run).await {
-        Ok(draft) => {
-            print(&plan::preview(&draft.plan));
-            Vec::new()
-        }
-        Err(error) => vec![termination::failure(None, &error)],
-    }
-}
-
-#[expect(clippy::print_stdout, reason = "what a person who runs this by hand asked for")]
-fn print(text: &str) {
-    print!("{text}");
-}
-
-/// Makes the plan, unless an earlier attempt has.
-async fn make_plan(run: &Run, counters: &Counters) -> Result<(), PlanError> {
-    counters.set_items_total(1);
-    if !plan::exists(run).await? {
-        let draft = plan::draft(run).await?;
-        plan::put(run, draft).await?;
-    }
-    counters.item_done();
-    Ok(())
-}
-
 async fn unit_of(run: Run, verb: Verb, counters: &Counters, stop: &CancellationToken) -> Vec<Failure> {
-    if verb == Verb::Plan {
-        return make_plan(&run, counters).await.err().map(|error| termination::failure(None, &error)).into_iter().collect();
-    }
     let unit = run.context.unit.clone();
     if verb == Verb::Plan {
         return work::plan(&run, counters).await;

@@ -3,6 +3,7 @@
 use thiserror::Error;
 use weir_crds::contract::plan::CHUNKS_MAX;
 use weir_crds::contract::result::FailureCode;
+use weir_kafka::range::RangeError;
 use weir_ledger::{ClientError, LedgerError};
 
 use super::objects::OBJECTS_MAX;
@@ -78,6 +79,12 @@ pub enum PlanError {
     /// The target.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// Reading the target.
+    #[error("reading the target failed")]
+    Read(#[from] RangeError),
+    /// A thread ended early.
+    #[error("a thread of planning ended early")]
+    Thread,
     /// The target would refuse or lose the events.
     #[error("topic {topic} cannot take the events: {problem}")]
     Unsuitable {
@@ -117,7 +124,9 @@ impl Explain for PlanError {
             }
             Self::Template { .. } | Self::NoBucket { .. } | Self::NoObjects { .. } => FailureCode::SourceMissing,
             Self::NoSlices => FailureCode::InvalidResult,
-            Self::ObjectList(_) => FailureCode::Internal,
+            Self::ObjectList(_) | Self::Thread => FailureCode::Internal,
+            Self::Read(error) if error.is_denied() => FailureCode::KafkaDenied,
+            Self::Read(_) => FailureCode::KafkaUnavailable,
             Self::Unsuitable { .. } => FailureCode::TargetUnsuitable,
             Self::PartitionCountChanged { .. } => FailureCode::TargetChanged,
         }
@@ -158,6 +167,8 @@ impl Explain for PlanError {
             | Self::NoBucket { .. }
             | Self::TooManyObjects { .. }
             | Self::TooManyChunks { .. }
+            | Self::Read(_)
+            | Self::Thread
             | Self::ObjectList(_) => None,
         }
     }

@@ -1,5 +1,6 @@
 //! The targets as they are now, pinned; and whether they can take the events and keep them.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use weir_crds::backfill_job::{KafkaMode, KafkaSink, RecordTimestamps};
@@ -7,14 +8,18 @@ use weir_crds::contract::keys::RunKeys;
 use weir_crds::contract::names::RunId;
 use weir_crds::contract::plan::{Plan, PlannedSink};
 use weir_crds::window::Slicing;
-use weir_kafka::{Admin, TopicConfig};
+use weir_kafka::range::{Isolation, Range, RangeError, Reader};
+use weir_kafka::{Admin, KafkaConfig, TopicConfig};
 
 use super::error::PlanError;
+use crate::headers;
 use crate::run::Run;
 use crate::target::TargetError;
 
 /// The brokers' own default of `max.message.bytes`, where a cluster does not say.
 const MAX_MESSAGE_BYTES_DEFAULT: u64 = 1_048_588;
+/// Records at either end of each partition of a side topic that are looked at.
+const RECORDS_LOOKED_AT: i64 = 100;
 /// Events must survive at least until their readers have seen them.
 const RETENTION_MARGIN: Duration = Duration::from_secs(24 * 3600);
 
@@ -30,6 +35,9 @@ pub async fn describe(run: &Run, slicing: &Slicing) -> Result<Vec<PlannedSink>, 
         let config = admin.topic_config(&kafka.topic).await.map_err(TargetError::from)?;
         let oldest_us = slicing.slices().iter().map(|slice| slice.interval.start_us).min().unwrap_or(0);
         check_config(kafka, &config, age(oldest_us, jiff::Timestamp::now()))?;
+        if kafka.mode == KafkaMode::SideTopic {
+            check_alone(run, kafka, topic.partitions.iter().map(|p| p.partition).collect()).await?;
+        }
         sinks.push(PlannedSink {
             name: sink.name.clone(),
             cluster: kafka.cluster_ref.name.clone(),
@@ -86,6 +94,44 @@ fn check_config(kafka: &KafkaSink, config: &TopicConfig, oldest: Duration) -> Re
         return unsuitable(problem, "raise message.timestamp.before.max.ms, or set timestamps: ReplayTime");
     }
     Ok(())
+}
+
+/// A side topic is the backfill's alone: the ends of its partitions hold nobody else's records. `verify` looks at all that
+/// lies between the backfill's own.
+async fn check_alone(run: &Run, kafka: &KafkaSink, partitions: Vec<i32>) -> Result<(), PlanError> {
+    let config = run.kafka(&kafka.cluster_ref.name)?;
+    let topic = kafka.topic.clone();
+    let RunId { namespace, name, .. } = &run.context.run;
+    // Earlier generations' records are the backfill's own.
+    let own = format!("{namespace}/{name}/");
+    let found = tokio::task::spawn_blocking(move || first_alien(&config, &topic, &partitions, own.as_bytes())).await;
+    match found.map_err(|_| PlanError::Thread)?? {
+        None => Ok(()),
+        Some((partition, offset)) => Err(PlanError::Unsuitable {
+            topic: kafka.topic.clone(),
+            problem: format!("mode is SideTopic, but the record at partition {partition}, offset {offset} is another producer's"),
+            remedy: "publish to an empty topic of the backfill's own, or set mode: InPlace".to_owned(),
+        }),
+    }
+}
+
+fn first_alien(config: &KafkaConfig, topic: &str, partitions: &[i32], own: &[u8]) -> Result<Option<(i32, i64)>, RangeError> {
+    let reader = Reader::new(config, topic, Isolation::Committed)?;
+    for partition in partitions.iter().copied() {
+        let (start, end) = reader.bounds(partition)?;
+        let head = Range { partition, first: start, end: end.min(start + RECORDS_LOOKED_AT) };
+        let tail = Range { partition, first: head.end.max(end - RECORDS_LOOKED_AT), end };
+        for range in [head, tail] {
+            let alien = reader.read(&[range], |record| match record.header(headers::RUN) {
+                Some(owner) if owner.starts_with(own) => ControlFlow::Continue(()),
+                Some(_) | None => ControlFlow::Break((record.partition(), record.offset())),
+            })?;
+            if alien.is_some() {
+                return Ok(alien);
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// An earlier generation's buckets are groups of the partitions that there were then.
