@@ -4,12 +4,16 @@ import gzip
 import os
 import re
 from collections import Counter, namedtuple
+from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime, timezone
 
 import rules
 
 # `line` is (object's ordinal, number of the line): where the winning copy stands.
 Expected = namedtuple("Expected", "partition key timestamp value slice line")
+
+# An object is read by one of them.
+PROCESSES = 2
 
 HOURLY = re.compile(r"v2/dt=(\d{4}-\d\d-\d\d)/hr=(\d\d)/")
 # Prefixes that overlap [start - skew, end + lateness).
@@ -46,6 +50,38 @@ def lines(path):
                 yield number, line
 
 
+def rows(path, ordinal, hour_us, partitions):
+    """An object's rows: how many met each fate that a row meets by itself, and (id, type, record or None) of the selected."""
+    counts, selected, partition_of = Counter(), [], {}
+    for number, line in lines(path):
+        counts["read"] += 1
+        try:
+            event = rules.select(rules.parse_line(line))
+        except rules.Invalid:
+            counts["invalid"] += 1
+            continue
+        fate = "filteredOut" if event is None else rules.placement(event, hour_us)
+        counts[fate] += 1
+        if fate == "selected":
+            record = _record(event, (ordinal, number), partitions, partition_of)
+            selected.append((event["event_id"], event["event_type"], record))
+    return counts, selected
+
+
+def _record(event, at, partitions, partition_of):
+    """The record of an event; None where no record can carry it."""
+    value = rules.record_value(event)
+    # A field's name and a few signs around a text that is as long as the whole.
+    if value is None or len(event["referrer"] or "") > rules.MAX_MESSAGE_BYTES:
+        return None
+    key = None if event["user_id"] is None else str(event["user_id"])
+    placed_by = key or event["event_id"]
+    if placed_by not in partition_of:
+        partition_of[placed_by] = rules.partition(placed_by.encode(), partitions)
+    slice_id = rules.slice_of(event["event_time"])
+    return Expected(partition_of[placed_by], key, value["event_time"], rules.canonical(value), slice_id, at)
+
+
 class Truth:
     """Expected records by event id, and how many rows met which fate."""
 
@@ -55,56 +91,29 @@ class Truth:
         self.counts = Counter()
         self.by_slice = Counter()
         self.bytes = 0
-        self._partition_of = {}
 
     def read(self, folder):
         """Reads every object, in order: the first copy of an id is the one that stays."""
-        for ordinal, (key, hour_us) in enumerate(objects(folder)):
-            path = os.path.join(folder, key)
-            self.bytes += os.path.getsize(path)
-            for number, line in lines(path):
-                self._line(line, (ordinal, number), hour_us)
+        found = objects(folder)
+        paths = [os.path.join(folder, key) for key, _ in found]
+        self.bytes = sum(map(os.path.getsize, paths))
+        hours = [hour_us for _, hour_us in found]
+        with ProcessPoolExecutor(PROCESSES) as pool:
+            for counts, selected in pool.map(rows, paths, range(len(paths)), hours, [self.partitions] * len(paths)):
+                self.counts += counts
+                for event_id, event_type, record in selected:
+                    self._selected(event_id, event_type, record)
         return self
 
-    def _line(self, line, at, hour_us):
-        counts = self.counts
-        counts["read"] += 1
-        try:
-            event = rules.select(rules.parse_line(line))
-        except rules.Invalid:
-            counts["invalid"] += 1
-            return
-        if event is None:
-            counts["filteredOut"] += 1
-            return
-        fate = rules.placement(event, hour_us)
-        counts[fate] += 1
-        if fate == "selected":
-            self._selected(event, at)
-
-    def _selected(self, event, at):
-        event_id = event["event_id"]
+    def _selected(self, event_id, event_type, record):
         if event_id in self.records:
             self.counts["duplicates"] += 1
-            return
-        value = rules.record_value(event)
-        # A field's name and a few signs around a text that is as long as the whole.
-        if value is None or len(event["referrer"] or "") > rules.MAX_MESSAGE_BYTES:
+        elif record is None:
             self.counts["refused"] += 1
-            return
-        key = None if event["user_id"] is None else str(event["user_id"])
-        slice_id = rules.slice_of(event["event_time"])
-        self.by_slice[slice_id, event["event_type"]] += 1
-        self.counts["staged"] += 1
-        self.records[event_id] = Expected(
-            self._partition(key or event_id), key, value["event_time"], rules.canonical(value), slice_id, at)
-
-    def _partition(self, text):
-        if text not in self._partition_of:
-            if len(self._partition_of) > 500_000:
-                self._partition_of.clear()
-            self._partition_of[text] = rules.partition(text.encode(), self.partitions)
-        return self._partition_of[text]
+        else:
+            self.by_slice[record.slice, event_type] += 1
+            self.counts["staged"] += 1
+            self.records[event_id] = record
 
 
 def against_planted(truth, planted):

@@ -4,11 +4,12 @@ Shares no code with weir and none with the generator. Whatever is decided here i
 declared columns, the rule for late rows, the precedence of duplicates, the JSON of values, the Java client's partitioner.
 """
 
+import functools
 import json
 import math
 import re
 from datetime import datetime, timedelta, timezone
-from decimal import Decimal
+from decimal import Context, Decimal
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 MICROSECOND = timedelta(microseconds=1)
@@ -120,10 +121,15 @@ def _timestamp(value):
     if len(fraction) > 6:
         raise Invalid("finer than a microsecond")
     try:
-        at = datetime.fromisoformat(seconds + ("+00:00" if offset == "Z" else offset))
+        whole_us = _whole_second(seconds + ("+00:00" if offset == "Z" else offset))
     except ValueError as error:
         raise Invalid("no time") from error
-    return (at - EPOCH) // MICROSECOND + int(fraction.ljust(6, "0"))
+    return whole_us + int(fraction.ljust(6, "0"))
+
+
+@functools.lru_cache(maxsize=100_000)
+def _whole_second(text):
+    return (datetime.fromisoformat(text) - EPOCH) // MICROSECOND
 
 
 def _struct(fields):
@@ -191,8 +197,12 @@ def placement(event, hour_us):
 
 def slice_of(time_us):
     """The id of a slice: its start."""
-    start = time_us - (time_us - WINDOW_US[0]) % SLICE_US
-    return (EPOCH + timedelta(microseconds=start)).strftime("%Y%m%dT%H%M%SZ")
+    return _slice_id(time_us - (time_us - WINDOW_US[0]) % SLICE_US)
+
+
+@functools.cache
+def _slice_id(start_us):
+    return (EPOCH + timedelta(microseconds=start_us)).strftime("%Y%m%dT%H%M%SZ")
 
 
 def without_nulls(value):
@@ -213,27 +223,30 @@ def record_value(event):
 
 def canonical(value):
     """Text that two values share exactly when they are equal, to the last digit and in the order of their fields."""
-    if isinstance(value, dict):
-        return "{%s}" % ",".join("%s:%s" % (json.dumps(name), canonical(inner)) for name, inner in value.items())
-    if isinstance(value, list):
-        return "[%s]" % ",".join(map(canonical, value))
-    if isinstance(value, float):
-        value = Decimal(repr(value))
-    if isinstance(value, NumberText):
-        value = Decimal(value)
-    if isinstance(value, Decimal):
-        # 12, 12.0 and 1.2e1 are one number. `normalize` would round to 28 digits; this does not.
-        sign, digits, exponent = value.as_tuple()
-        text = "".join(map(str, digits)).lstrip("0")
-        stripped = text.rstrip("0")
-        if not stripped:
-            return "0"
-        return "%s%se%d" % ("-" if sign else "", stripped, exponent + len(text) - len(stripped))
-    if isinstance(value, int) and not isinstance(value, bool):
-        text = str(value)
-        stripped = text.rstrip("0")
-        return "%se%d" % (stripped, len(text) - len(stripped)) if stripped else "0"
-    return json.dumps(value)
+    kind = type(value)
+    if kind is str:
+        return repr(value)
+    if kind is int:
+        return str(value)
+    if kind is dict:
+        return "{%s}" % ",".join(["%r:%s" % (name, canonical(inner)) for name, inner in value.items()])
+    if kind is list:
+        return "[%s]" % ",".join([canonical(inner) for inner in value])
+    if kind in (float, NumberText, Decimal):
+        return _number(Decimal(repr(value) if kind is float else value))
+    return repr(value)
+
+
+# More digits than any number here has: nothing is rounded.
+_EXACT = Context(prec=4096)
+
+
+def _number(value):
+    """12, 12.0 and 1.2e1 are one number."""
+    plain = value.normalize(_EXACT)
+    exponent = plain.as_tuple().exponent
+    # An absurd exponent, from whoever writes to the topic, must not become as many digits.
+    return str(int(plain)) if 0 <= exponent <= 400 else str(plain)
 
 
 def murmur2(data):

@@ -70,9 +70,8 @@ const FATES: [(&str, &str); 9] = [
 
 impl Summary<'_> {
     fn forecast(&self) -> (u64, u64) {
-        let accounting = |name: &str| number(self.job, &format!("/status/accounting/{name}"));
-        // What the select gives within the window, before duplicates are known.
-        (number(self.planned, "/status/plan/estimates/events"), accounting("selected") + accounting("late"))
+        // Both are before duplicates are known.
+        (number(self.planned, "/status/plan/estimates/events"), number(self.job, "/status/accounting/selected"))
     }
 
     /// For people.
