@@ -23,7 +23,10 @@ const OBJECT: &str = r#"{"ts":"2026-11-03T06:10:00Z","id":"a","kind":"view","cus
 
 /// Makes what the twins need: an object, topics, the platform's objects.
 pub async fn prepare(fixture: &Fixture, names: &Names) -> anyhow::Result<()> {
-    fixture.put_object("dt=2026-11-03/hr=06/part-0.jsonl", OBJECT.as_bytes().to_vec()).await?;
+    // Under an hour, and for the twin that has minutes under a minute.
+    for key in ["dt=2026-11-03/hr=06/part-0.jsonl", "dt=2026-11-03/06/10/part-0.jsonl"] {
+        fixture.put_object(key, OBJECT.as_bytes().to_vec()).await?;
+    }
     let kafka = &fixture.cluster.kafka;
     let topic = |name: &str| names.fill(name);
     kafka.create_topic(&topic("TOPIC"), 3, &[("retention.ms", "-1")]).await?;
