@@ -3,7 +3,10 @@
 # Outside of the checkout, so that a clean clone reuses what an earlier one compiled.
 export CARGO_TARGET_DIR := env("CARGO_TARGET_DIR", env("XDG_CACHE_HOME", env("HOME") / ".cache") / "weir/target")
 
-e2e := "cargo run --quiet --locked --package weir-e2e --"
+# Always the whole workspace, whatever is wanted of it: libraries then get the same features, and are compiled only once.
+build := "cargo build --quiet --locked --workspace"
+test := "cargo test --locked --workspace"
+e2e := build + " --bin weir-e2e && " + CARGO_TARGET_DIR / "debug/weir-e2e"
 
 [private]
 default:
@@ -38,8 +41,8 @@ test: lint unit e2e
 
 # Tests without a cluster.
 unit:
-    cargo test --locked --workspace --exclude weir-e2e
-    cargo test --locked --package weir-e2e --lib --bins
+    {{ test }} --lib --bins
+    {{ test }} --exclude weir-e2e --test '*'
 
 # Tests on the local cluster: all of them, or one file of e2e/tests. WEIR_E2E_KEEP=1 leaves the cluster up.
 e2e name="":
@@ -50,8 +53,9 @@ e2e name="":
         [ "${WEIR_E2E_KEEP:-0}" = 1 ] || trap 'just down' EXIT
     fi
     just deploy
+    names={{ if name == "" { "$(basename --suffix .rs e2e/tests/*.rs)" } else { name } }}
     # One test at a time: they share two cores, and some of them stop what the others need.
-    cargo test --locked --package weir-e2e {{ if name == "" { "--test '*'" } else { "--test " + name } }} -- --test-threads=1
+    {{ test }} --no-fail-fast $(printf -- '--test %s ' $names) -- --test-threads=1
 
 # Measure what issues promise.
 bench: up deploy
@@ -66,7 +70,7 @@ lint:
 
 # Write the files that follow from the types: CRDs, their reference.
 generate:
-    cargo run --quiet --locked --package weir-crds --bin crdgen
+    {{ build }} --bin crdgen && {{ CARGO_TARGET_DIR }}/debug/crdgen
 
 # Licences, bans, sources and duplicates of what we depend on.
 deny: (tool "cargo-deny")

@@ -48,7 +48,7 @@ pub enum Error {
         pid: i32,
         /// Why not.
         #[source]
-        source: rustix::io::Errno,
+        source: std::io::Error,
     },
 }
 

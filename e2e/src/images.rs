@@ -110,9 +110,11 @@ pub async fn load(layout: &Layout) -> Result<Vec<String>, Error> {
 
 /// Builds both programs in the development profile and returns where they are, in the order of [`IMAGES`].
 async fn compile(layout: &Layout) -> Result<Vec<PathBuf>, Error> {
-    let mut build = command("cargo", ["build", "--quiet", "--locked", "--message-format", "json-render-diagnostics"]);
+    // Of the whole workspace, so that the libraries get the same features, and are compiled only once, whatever is built.
+    let mut build = command("cargo", ["build", "--quiet", "--locked", "--workspace"]);
+    build.args(["--message-format", "json-render-diagnostics"]);
     for image in IMAGES {
-        build.args(["--package", image.binary]);
+        build.args(["--bin", image.binary]);
     }
     build.current_dir(layout.checkout());
     let messages = output_of(build, BUILD_TIMEOUT).await.map_err(Error::Compile)?;

@@ -12,10 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, kill_process};
 use serde::{Deserialize, Serialize};
-
-pub use rustix::process::Signal;
 
 use crate::layout::Layout;
 
@@ -102,7 +99,7 @@ pub enum Error {
         pid: i32,
         /// Why not.
         #[source]
-        source: rustix::io::Errno,
+        source: std::io::Error,
     },
     /// It was killed and is still there.
     #[error("{name} (pid {pid}) is still there {seconds} s after it was killed")]
@@ -155,6 +152,23 @@ struct Record {
     process: Option<Process>,
 }
 
+/// What a process can be told by the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signal(&'static str);
+
+impl Signal {
+    /// End now.
+    pub const KILL: Self = Self("KILL");
+    /// End, please.
+    pub const TERM: Self = Self("TERM");
+    /// End at once, but put away what the kernel holds for you; PostgreSQL does.
+    pub const QUIT: Self = Self("QUIT");
+    /// Freeze.
+    pub const STOP: Self = Self("STOP");
+    /// Go on.
+    pub const CONT: Self = Self("CONT");
+}
+
 /// One process, told apart from any other that gets the same pid later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
@@ -182,15 +196,18 @@ impl Process {
         self.pid
     }
 
-    /// Sends a signal, unless the process has ended.
-    pub fn signal(&self, signal: Signal) -> Result<(), rustix::io::Errno> {
-        match (self.is_alive(), Pid::from_raw(self.pid)) {
-            (true, Some(pid)) => match kill_process(pid, signal) {
-                Err(rustix::io::Errno::SRCH) => Ok(()),
-                other => other,
-            },
-            _ => Ok(()),
+    /// Sends a signal, unless the process has ended. By kill(1): the call itself would be unsafe code, or a dependency that
+    /// changes how everything else is compiled.
+    pub fn signal(&self, signal: Signal) -> std::io::Result<()> {
+        if !self.is_alive() {
+            return Ok(());
         }
+        let said = Command::new("kill").args(["-s", signal.0, &self.pid.to_string()]).output()?;
+        // One that ended meanwhile got what it was told in another way.
+        if said.status.success() || !self.is_alive() {
+            return Ok(());
+        }
+        Err(std::io::Error::other(String::from_utf8_lossy(&said.stderr).trim().to_owned()))
     }
 
     /// Waits until it is gone; false if it is still there at the limit.

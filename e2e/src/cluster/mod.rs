@@ -202,5 +202,24 @@ fn lock(layout: &Layout) -> Result<File, Error> {
 }
 
 fn must_be_root() -> Result<(), Error> {
-    if rustix::process::geteuid().is_root() { Ok(()) } else { Err(Error::NotRoot) }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    if effective_user(&status) == Some(0) { Ok(()) } else { Err(Error::NotRoot) }
+}
+
+/// The second number of the line `Uid:`.
+fn effective_user(status: &str) -> Option<u32> {
+    let users = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    users.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_effective_user_decides_who_is_root() {
+        assert_eq!(effective_user("Name:\tx\nUid:\t1000\t0\t0\t0\nGid:\t0\t0\t0\t0\n"), Some(0));
+        assert_eq!(effective_user("Uid:\t0\t1000\t0\t0\n"), Some(1000));
+        assert_eq!(effective_user(""), None);
+    }
 }
