@@ -122,7 +122,9 @@ impl Explain for PlanError {
             Self::Template { source: TemplateError::TooMany, .. } | Self::TooManyObjects { .. } | Self::TooManyChunks { .. } => {
                 FailureCode::TooLarge
             }
-            Self::Template { .. } | Self::NoBucket { .. } | Self::NoObjects { .. } => FailureCode::SourceMissing,
+            // Only another spec cures these; admission refuses them where it is asked.
+            Self::Template { .. } | Self::NoBucket { .. } => FailureCode::InvalidSelect,
+            Self::NoObjects { .. } => FailureCode::SourceMissing,
             Self::NoSlices => FailureCode::InvalidResult,
             Self::ObjectList(_) | Self::Thread => FailureCode::Internal,
             Self::Read(error) if error.is_denied() => FailureCode::KafkaDenied,
@@ -142,7 +144,14 @@ impl Explain for PlanError {
             Self::NoSlices => Some("spec.window.exclude".to_owned()),
             Self::Unsuitable { .. } | Self::PartitionCountChanged { .. } => Some("spec.sinks[].kafka.topic".to_owned()),
             Self::NoObjects { .. } | Self::TooManyObjects { .. } => Some("spec.sources".to_owned()),
-            Self::Source(_) | Self::Run(_) | Self::Store(_) | Self::Client(_) | Self::TooManyChunks { .. } | Self::ObjectList(_) => None,
+            Self::Source(_)
+            | Self::Run(_)
+            | Self::Store(_)
+            | Self::Client(_)
+            | Self::TooManyChunks { .. }
+            | Self::Read(_)
+            | Self::Thread
+            | Self::ObjectList(_) => None,
         }
     }
 
