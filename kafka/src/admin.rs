@@ -20,6 +20,7 @@ use crate::{
 
 /// An answer to an administrative question; a healthy cluster gives it within milliseconds.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+const APPEARING_POLL: Duration = Duration::from_millis(100);
 /// Readers of a progress partition are ordered by it being one.
 const PROGRESS_PARTITIONS: usize = 1;
 /// The broker's `default.replication.factor`.
@@ -168,17 +169,34 @@ impl Admin {
     /// Sees to it that `topic` is a topic that progress can be kept in: compacted, with one partition. An existing topic
     /// is never changed: one that does not fit is an error.
     pub async fn ensure_progress_topic(&self, topic: &str) -> Result<TopicDescription, AdminError> {
-        if self.topic(topic).await?.is_none() {
-            self.create_progress_topic(topic).await?;
-        }
-        // Looked at again either way: somebody else may have made it, in another shape.
-        let found = self.topic(topic).await?.ok_or_else(|| AdminError::NotYetThere { topic: topic.to_owned() })?;
+        // Looked at again after it was made: somebody else may have made it, in another shape.
+        let found = match self.topic(topic).await? {
+            Some(found) => found,
+            None => {
+                self.create_progress_topic(topic).await?;
+                self.appearing(topic).await?
+            }
+        };
         let config = self.topic_config(topic).await?;
         if found.partitions.len() == PROGRESS_PARTITIONS && config.cleans_up_by("compact") && !config.cleans_up_by("delete") {
             Ok(found)
         } else {
             let cleanup_policy = config.get("cleanup.policy").unwrap_or("unknown").to_owned();
             Err(AdminError::Unfit { topic: topic.to_owned(), partitions: found.partitions.len(), cleanup_policy })
+        }
+    }
+
+    /// A topic that was just made: the brokers learn of it one after the other.
+    async fn appearing(&self, topic: &str) -> Result<TopicDescription, AdminError> {
+        let deadline = tokio::time::Instant::now() + REQUEST_TIMEOUT;
+        loop {
+            if let Some(found) = self.topic(topic).await? {
+                return Ok(found);
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(AdminError::NotYetThere { topic: topic.to_owned() });
+            }
+            tokio::time::sleep(APPEARING_POLL).await;
         }
     }
 
@@ -193,7 +211,6 @@ impl Admin {
     }
 }
 
-/// The answer to `create_topics` waits for the brokers to know the topic.
 fn options() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT)).operation_timeout(Some(REQUEST_TIMEOUT))
 }

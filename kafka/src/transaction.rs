@@ -19,7 +19,7 @@ use weir_crds::contract::manifest::OffsetRange;
 
 use crate::{
     config::{ConfigError, KafkaConfig},
-    delivery::{Deliveries, PROGRESS, RECORD},
+    delivery::{Deliveries, Mark},
     failure::{self, Consequence, Facts, consequence},
     range::{Isolation, RangeError, Reader},
 };
@@ -167,10 +167,10 @@ impl Session {
     /// Begins a transaction; one that was left open is aborted first.
     pub fn begin(&mut self) -> Result<Transaction<'_>, TransactionError> {
         self.abort()?;
-        self.producer.context().reset();
+        let number = self.producer.context().next_transaction();
         call(&self.producer, Operation::Begin, CALL_TIMEOUT, |p| p.begin_transaction())?;
         self.open = true;
-        Ok(Transaction { session: self, sent: 0 })
+        Ok(Transaction { session: self, number, sent: 0 })
     }
 
     /// Aborts the open transaction, if there is one. Its records are never seen.
@@ -222,6 +222,7 @@ impl Session {
 /// coordinator after [`TRANSACTION_TIMEOUT`].
 pub struct Transaction<'a> {
     session: &'a mut Session,
+    number: usize,
     sent: u64,
 }
 
@@ -242,7 +243,7 @@ impl Transaction<'_> {
             key: record.key,
             timestamp: record.timestamp_ms,
             headers: Some(headers),
-            delivery_opaque: RECORD,
+            delivery_opaque: Mark { transaction: self.number, is_record: true }.to_opaque(),
         };
         enqueue(&self.session.producer, message)?;
         self.sent += 1;
@@ -261,7 +262,7 @@ impl Transaction<'_> {
     /// Sends the progress record and commits. On any error but `Fenced` and `Refused` what became of the transaction
     /// is found out by starting over: the consequence never is `AbortAndRewind`.
     pub fn commit(self, progress: ProgressRecord<'_>) -> Result<(), TransactionError> {
-        let Self { session, .. } = self;
+        let Self { session, number, .. } = self;
         let message = BaseRecord {
             topic: progress.topic,
             partition: Some(crate::progress::PARTITION),
@@ -269,7 +270,7 @@ impl Transaction<'_> {
             key: Some(progress.key.as_bytes()),
             timestamp: None,
             headers: None,
-            delivery_opaque: PROGRESS,
+            delivery_opaque: Mark { transaction: number, is_record: false }.to_opaque(),
         };
         enqueue(&session.producer, message)?;
         session.flush()?;

@@ -86,11 +86,20 @@ impl World {
         let new = config.iter().fold(NewTopic::new(topic, partitions, TopicReplication::Fixed(1)), |new, (key, value)| new.set(key, value));
         let created = self.admin().create_topics([&new], &AdminOptions::new()).await.unwrap();
         created[0].as_ref().unwrap();
+        // The answer comes before every broker knows.
+        let admin = Admin::new(&self.kafka()).unwrap();
+        while admin.topic(topic).await.unwrap().is_none() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
     }
 
     pub async fn delete_topic(&self, topic: &str) {
         let deleted = self.admin().delete_topics(&[topic], &AdminOptions::new()).await.unwrap();
         deleted[0].as_ref().unwrap();
+        let admin = Admin::new(&self.kafka()).unwrap();
+        while admin.topic(topic).await.unwrap().is_some() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
     }
 
     fn store(&self) -> serde_json::Value {
