@@ -11,7 +11,7 @@ use datafusion::arrow::array::{
 use datafusion::arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use datafusion::arrow::datatypes::{DataType, Date32Type, TimestampMicrosecondType};
 use datafusion::arrow::error::ArrowError;
-use weir_crds::columns::{Column, ColumnType, TimestampFormat};
+use weir_crds::columns::{Column, ColumnType};
 
 use super::types::{UTC, arrow_fields, arrow_type, entries_field, item_field};
 
@@ -234,10 +234,10 @@ impl ColumnBuffer {
             }
             (Values::Struct(set), kind) => {
                 let arrays: Result<Vec<_>, _> = set.fields.iter_mut().map(|(_, column)| column.finish()).collect();
-                let fields = match kind {
-                    ColumnType::Struct(columns) => arrow_fields(columns),
-                    _ => return Err(ArrowError::SchemaError("a struct buffer has another type".into())),
+                let ColumnType::Struct(columns) = kind else {
+                    return Err(ArrowError::SchemaError("a struct buffer has another type".into()));
                 };
+                let fields = arrow_fields(columns);
                 Arc::new(StructArray::try_new(fields, arrays?, nulls)?)
             }
             (Values::Array { offsets, items }, _) => {
@@ -254,14 +254,6 @@ impl ColumnBuffer {
             }
         };
         Ok(array)
-    }
-
-    /// The epoch or text format of a timestamp column.
-    pub fn timestamp_format(&self) -> Option<TimestampFormat> {
-        match self.kind {
-            ColumnType::Timestamp(format) => Some(format),
-            _ => None,
-        }
     }
 
     fn take_unknown(&mut self, path: &str, into: &mut super::UnknownFields) {

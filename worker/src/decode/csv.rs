@@ -258,10 +258,10 @@ fn value(text: &[u8], column: &mut ColumnBuffer) -> Result<(), Fault> {
         }),
         Values::Int(values) if matches!(kind, ColumnType::Date) => values.push(time::parse_date(text)?),
         Values::Int(values) => values.push(number(text, kind)?.to_i32()?),
-        Values::Bigint(values) => values.push(match kind {
-            ColumnType::Timestamp(TimestampFormat::Rfc3339) => time::parse_rfc3339(text)?,
-            ColumnType::Timestamp(format) => number(text, kind)?.to_micros(epoch_scale(*format))?,
-            _ => number(text, kind)?.to_i64()?,
+        Values::Bigint(values) => values.push(match types::timestamp_format(kind) {
+            Some(TimestampFormat::Rfc3339) => time::parse_rfc3339(text)?,
+            Some(format) => number(text, kind)?.to_micros(epoch_scale(format))?,
+            None => number(text, kind)?.to_i64()?,
         }),
         Values::Double(values) => values.push(number(text, kind)?.to_f64()?),
         Values::Decimal(values) => values.push(decimal(number(text, kind)?, kind)?),

@@ -59,7 +59,8 @@ fn each_bad_record_is_rejected_alone() {
     for (record, reason, detail) in cases {
         let decoded = decode("a bigint, s string", [b"a,s\n1,good\n", *record, b"\n2,good"].concat());
         assert_eq!(row_numbers(&decoded), [2, 4]);
-        let [rejected] = decoded.rejected.as_slice() else { panic!("{decoded:?}") };
+        assert_eq!(decoded.rejected.len(), 1);
+        let rejected = &decoded.rejected[0];
         let text = rejected.fault.describe();
         assert_eq!((rejected.fault.reason, rejected.row, rejected.raw.as_slice()), (*reason, 3, *record), "{text}");
         assert!(text.starts_with(detail), "{text}");

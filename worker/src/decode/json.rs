@@ -239,11 +239,7 @@ fn wrong_type(found: Token, kind: &ColumnType) -> Fault {
 
 /// A `bigint`, or a timestamp in its declared form.
 fn integer(lexer: &mut Lexer<'_>, kind: &ColumnType, token: Token, state: &mut State) -> Result<i64, Fault> {
-    let format = match kind {
-        ColumnType::Timestamp(format) => Some(*format),
-        _ => None,
-    };
-    match (format, token) {
+    match (types::timestamp_format(kind), token) {
         (None, Token::Number) => lexer.number()?.to_i64(),
         (Some(TimestampFormat::Rfc3339), Token::Text) => time::parse_rfc3339(lexer.text(&mut state.text_scratch)?),
         (Some(format @ (TimestampFormat::EpochSeconds | TimestampFormat::EpochMillis | TimestampFormat::EpochMicros)), Token::Number) => {
@@ -264,10 +260,10 @@ pub fn epoch_scale(format: TimestampFormat) -> u8 {
 
 /// A number as the declared decimal.
 pub fn decimal(number: Number<'_>, kind: &ColumnType) -> Result<i128, Fault> {
-    match kind {
-        ColumnType::Decimal { precision, scale } => number.to_decimal(*precision, *scale),
-        _ => Err(Fault::new(Reason::WrongType, format!("found a number, declared is {kind}"))),
-    }
+    let ColumnType::Decimal { precision, scale } = kind else {
+        return Err(Fault::new(Reason::WrongType, format!("found a number, declared is {kind}")));
+    };
+    number.to_decimal(*precision, *scale)
 }
 
 /// Appends the bytes that `text` stands for.

@@ -91,11 +91,8 @@ impl<'a> Number<'a> {
 
     /// As a 32-bit integer, by the same rule.
     pub fn to_i32(self) -> Result<i32, Fault> {
-        i32::try_from(self.to_i64().map_err(|fault| match fault.reason {
-            Reason::OutOfRange => self.out_of_range("int"),
-            _ => fault,
-        })?)
-        .map_err(|_| self.out_of_range("int"))
+        i32::try_from(self.to_i64().map_err(|fault| if fault.reason == Reason::OutOfRange { self.out_of_range("int") } else { fault })?)
+            .map_err(|_| self.out_of_range("int"))
     }
 
     /// As a double. An integer that a double would round is refused; a decimal fraction takes the nearest double.

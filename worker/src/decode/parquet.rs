@@ -42,13 +42,11 @@ fn type_mismatch(found: &DataType, declared: &ColumnType, path: &str) -> Option<
         ColumnType::Int => matches!(found, T::Int8 | T::Int16 | T::Int32 | T::UInt8 | T::UInt16),
         ColumnType::Bigint => matches!(found, T::Int8 | T::Int16 | T::Int32 | T::Int64 | T::UInt8 | T::UInt16 | T::UInt32),
         ColumnType::Double => matches!(found, T::Float16 | T::Float32 | T::Float64),
-        ColumnType::Decimal { precision, scale } => match found {
-            T::Decimal32(p, s) | T::Decimal64(p, s) | T::Decimal128(p, s) => {
-                let (precision, scale) = (i16::from(*precision), i16::from(*scale));
-                (0..=scale).contains(&i16::from(*s)) && i16::from(*p) - i16::from(*s) <= precision - scale
-            }
-            _ => false,
-        },
+        ColumnType::Decimal { precision, scale } => {
+            let (T::Decimal32(p, s) | T::Decimal64(p, s) | T::Decimal128(p, s)) = found else { return wrong(found, declared, path) };
+            let (precision, scale) = (i16::from(*precision), i16::from(*scale));
+            (0..=scale).contains(&i16::from(*s)) && i16::from(*p) - i16::from(*s) <= precision - scale
+        }
         ColumnType::Timestamp(_) => matches!(found, T::Timestamp(_, _)),
         ColumnType::Date => matches!(found, T::Date32),
         ColumnType::Binary => matches!(found, T::Binary | T::LargeBinary | T::BinaryView | T::FixedSizeBinary(_)),
@@ -194,10 +192,8 @@ fn convert(array: &ArrayRef, kind: &ColumnType) -> Result<(ArrayRef, Faults), Ar
 }
 
 fn lists_of(array: &ArrayRef) -> Option<DataType> {
-    match array.data_type() {
-        DataType::List(field) | DataType::LargeList(field) => Some(field.data_type().clone()),
-        _ => None,
-    }
+    let (DataType::List(field) | DataType::LargeList(field)) = array.data_type() else { return None };
+    Some(field.data_type().clone())
 }
 
 /// Instants in microseconds. Those without a zone are taken as UTC.

@@ -38,9 +38,8 @@ pub fn parse_rfc3339(text: &[u8]) -> Result<i64, Fault> {
         if fraction[..len].iter().skip(6).any(|b| *b != b'0') {
             return Err(Fault::new(Reason::NotExact, format!("\"{}\" is finer than a microsecond", excerpt(text))));
         }
-        for place in 0..6 {
-            micros = micros * 10 + if place < len { i64::from(fraction[place] - b'0') } else { 0 };
-        }
+        let digits = fraction[..len].iter().chain(std::iter::repeat(&b'0')).take(6);
+        micros = digits.fold(0, |sum, digit| sum * 10 + i64::from(digit - b'0'));
         at += 1 + len;
     }
     let offset = offset_seconds(&text[at..]).ok_or_else(|| fault("has no offset (Z or +hh:mm)"))?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
-use weir_crds::columns::{Column, ColumnType, Columns};
+use weir_crds::columns::{Column, ColumnType, Columns, TimestampFormat};
 
 /// Ordinal of the object in its chunk.
 pub const OBJECT_COLUMN: &str = "__object";
@@ -33,6 +33,11 @@ pub fn arrow_type(kind: &ColumnType) -> DataType {
         ColumnType::Array(item) => DataType::List(item_field(item)),
         ColumnType::Map(value) => DataType::Map(entries_field(value), false),
     }
+}
+
+/// How a timestamp is written; `None` for every other type.
+pub fn timestamp_format(kind: &ColumnType) -> Option<TimestampFormat> {
+    if let ColumnType::Timestamp(format) = kind { Some(*format) } else { None }
 }
 
 /// The fields of declared columns.

@@ -75,7 +75,7 @@ pub enum PlanError {
     Store(#[from] LedgerError),
     /// Reading the run or an earlier plan.
     #[error(transparent)]
-    Run(#[from] RunError),
+    Run(Box<RunError>),
     /// The target.
     #[error(transparent)]
     Target(#[from] TargetError),
@@ -107,6 +107,12 @@ pub enum PlanError {
         /// Which.
         generation: u32,
     },
+}
+
+impl From<RunError> for PlanError {
+    fn from(error: RunError) -> Self {
+        Self::Run(Box::new(error))
+    }
 }
 
 impl Explain for PlanError {

@@ -19,7 +19,9 @@ use crate::source::{Fetcher, SourceError, SourceObject, arrival};
 /// Objects of each source that are looked into, spread over the list.
 const SAMPLES_PER_SOURCE: usize = 5;
 /// Bytes of each.
-const SAMPLE_BYTES: u64 = 512 * 1024;
+const SAMPLE_BYTES: u64 = 128 * 1024;
+/// Of Parquet, a row group is read as a whole or not at all.
+const ROW_GROUP_SAMPLED_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Decompressed bytes of each, at most.
 const DECOMPRESSED_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Bytes that are decompressed at a time.
@@ -95,6 +97,10 @@ async fn sample(
     let mut worker = worker(run, select, shape, index, object, &reading).await?;
     if reading.format == SourceFormat::Parquet {
         let mut open = ObjectReader::new(fetcher, object).open(&reading.columns).await?;
+        if open.first_group_bytes > ROW_GROUP_SAMPLED_BYTES_MAX {
+            // Too much to read for an estimate: as if every row were an event.
+            return Ok(Part { selected: open.rows, bytes: object.size });
+        }
         let Some(rows) = open.next().await else { return Ok(Part { selected: 0, bytes: object.size }) };
         let rows = rows?;
         let bytes = u128::from(object.size) * rows.num_rows() as u128 / u128::from(open.rows.max(1));

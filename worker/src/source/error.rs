@@ -40,6 +40,16 @@ pub enum SourceError {
         /// The store's words.
         problem: String,
     },
+    /// The store does not know such requests.
+    #[error("{operation} {target} is not supported: {problem}")]
+    Unsupported {
+        /// `reading`, `listing`.
+        operation: &'static str,
+        /// Object or prefix.
+        target: String,
+        /// The store's words.
+        problem: String,
+    },
     /// The store cannot be reached, or fails by itself.
     #[error("{operation} {target} failed: {problem}")]
     Unavailable {
@@ -91,6 +101,7 @@ impl SourceError {
         match (status, code.as_str()) {
             (_, "NoSuchBucket" | "NoSuchKey" | "NoSuchVersion") | (Some(404), _) => Self::Missing { operation, target, problem },
             (Some(401 | 403), _) => Self::Denied { operation, target, problem },
+            (Some(405 | 501), _) => Self::Unsupported { operation, target, problem },
             _ => Self::Unavailable { operation, target, problem },
         }
     }
@@ -103,6 +114,8 @@ impl Explain for SourceError {
             Self::Denied { .. } => FailureCode::SourceDenied,
             Self::Missing { .. } => FailureCode::SourceMissing,
             Self::Unavailable { .. } => FailureCode::SourceUnavailable,
+            // No store that can be read from answers so.
+            Self::Unsupported { .. } => FailureCode::Internal,
             Self::Corrupt { .. } | Self::Unreadable { .. } => FailureCode::SourceCorrupt,
             Self::Mismatch { .. } => FailureCode::InvalidColumns,
         }

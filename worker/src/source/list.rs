@@ -48,13 +48,14 @@ impl<'a> Listing<'a> {
         let answer = client.get_bucket_versioning().bucket(bucket).send().await;
         let keeps_versions = match answer {
             Ok(answer) => answer.status() == Some(&BucketVersioningStatus::Enabled),
-            Err(error) => match SourceError::from_sdk("asking for versions of", format!("s3://{bucket}"), error) {
-                missing @ SourceError::Missing { .. } => return Err(missing),
-                other => {
-                    tracing::info!(bucket, reason = %other, "objects are pinned by ETag");
-                    false
+            Err(error) => {
+                let reason = SourceError::from_sdk("asking for versions of", format!("s3://{bucket}"), error);
+                if !matches!(reason, SourceError::Denied { .. } | SourceError::Unsupported { .. }) {
+                    return Err(reason);
                 }
-            },
+                tracing::info!(bucket, %reason, "objects are pinned by ETag");
+                false
+            }
         };
         Ok(Self { client, bucket, keeps_versions })
     }

@@ -121,10 +121,10 @@ mod tests {
         SourceObject {
             bucket: "b".into(),
             key: format!("k/{n:06}"),
-            version: (n % 3 == 0).then(|| format!("v{n}")),
+            version: n.is_multiple_of(3).then(|| format!("v{n}")),
             etag: format!("\"e{n}\""),
             size: n * 10,
-            arrival: (n % 2 == 0).then_some(Interval { start_us: n as i64, end_us: n as i64 + 5 }),
+            arrival: n.is_multiple_of(2).then_some(Interval { start_us: n as i64, end_us: n as i64 + 5 }),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::parquet::arrow::ProjectionMask;
 use datafusion::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
@@ -34,6 +34,8 @@ pub struct ObjectReader {
     fetcher: Fetcher,
     object: Arc<SourceObject>,
     failure: Arc<Mutex<Option<SourceError>>>,
+    /// The end of the object, which was read for its footer: what of the data lies in it is not read again.
+    tail: Arc<Mutex<Option<(u64, Bytes)>>>,
 }
 
 /// An object that is open: its rows are read from `stream`.
@@ -42,6 +44,8 @@ pub struct OpenObject {
     pub schema: SchemaRef,
     /// How many rows it has.
     pub rows: u64,
+    /// What reading its first rows costs.
+    pub first_group_bytes: u64,
     /// Rows, declared columns only.
     pub stream: ParquetRecordBatchStream<ObjectReader>,
     reader: ObjectReader,
@@ -50,7 +54,7 @@ pub struct OpenObject {
 impl ObjectReader {
     /// A reader of one object.
     pub fn new(fetcher: &Fetcher, object: &SourceObject) -> Self {
-        Self { fetcher: fetcher.clone(), object: Arc::new(object.clone()), failure: Arc::default() }
+        Self { fetcher: fetcher.clone(), object: Arc::new(object.clone()), failure: Arc::default(), tail: Arc::default() }
     }
 
     /// The file's metadata alone: its schema and how many rows it has.
@@ -70,9 +74,11 @@ impl ObjectReader {
         let declared = schema.fields().iter().enumerate().filter(|(_, f)| columns.iter().any(|c| c.name == *f.name()));
         let roots: Vec<usize> = declared.map(|(index, _)| index).collect();
         let mask = ProjectionMask::roots(metadata.parquet_schema(), roots);
+        let mut first_group_bytes = None;
         for group in metadata.metadata().row_groups() {
             let wanted = group.columns().iter().enumerate().filter(|(leaf, _)| mask.leaf_included(*leaf));
             let bytes: u64 = wanted.map(|(_, column)| column.byte_range().1).sum();
+            first_group_bytes.get_or_insert(bytes);
             if bytes > ROW_GROUP_BYTES_MAX {
                 let problem = format!("a row group has {bytes} bytes of declared columns, more than {ROW_GROUP_BYTES_MAX}");
                 return Err(self.unreadable(problem));
@@ -81,7 +87,7 @@ impl ObjectReader {
         let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(self.clone(), metadata);
         let built = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build();
         let stream = built.map_err(|error| self.error(&error))?;
-        Ok(OpenObject { schema, rows, stream, reader: self })
+        Ok(OpenObject { schema, rows, first_group_bytes: first_group_bytes.unwrap_or(0), stream, reader: self })
     }
 
     /// What a failure of the library really was.
@@ -95,26 +101,32 @@ impl ObjectReader {
     }
 
     async fn fetch(&self, range: Range<u64>) -> ParquetResult<Bytes> {
-        let starts = (range.start..range.end).step_by(RANGE_BYTES as usize);
+        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (tail_at, tail) = tail.unwrap_or((self.object.size, Bytes::new()));
+        let fetched = range.start..range.end.min(tail_at.max(range.start));
+        let starts = (fetched.start..fetched.end).step_by(RANGE_BYTES as usize);
         let parts = stream::iter(starts)
-            .map(|start| self.fetcher.range(&self.object, start, (start + RANGE_BYTES).min(range.end)))
+            .map(|start| self.fetcher.range(&self.object, start, (start + RANGE_BYTES).min(fetched.end)))
             .buffered(RANGES_IN_FLIGHT);
-        let parts: Result<Vec<Bytes>, SourceError> = parts.try_collect().await;
-        match parts {
-            Ok(mut parts) if parts.len() == 1 => Ok(parts.remove(0)),
-            Ok(parts) => Ok(parts
-                .into_iter()
-                .fold(BytesMut::new(), |mut all, part| {
-                    all.extend_from_slice(&part);
-                    all
-                })
-                .freeze()),
-            Err(error) => {
-                let text = error.to_string();
-                *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                Err(ParquetError::General(text))
-            }
+        let mut parts: Vec<Bytes> = parts.try_collect().await.map_err(|error: SourceError| {
+            let text = error.to_string();
+            *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            ParquetError::General(text)
+        })?;
+        if range.end > tail_at {
+            // Offsets within 64 KiB.
+            let from = (range.start.max(tail_at) - tail_at) as usize;
+            let to = (range.end - tail_at) as usize;
+            parts.push(tail.get(from..to).map(|part| tail.slice_ref(part)).unwrap_or_default());
         }
+        let bytes = if parts.len() == 1 { parts.remove(0) } else { parts.concat().into() };
+        if bytes.len() as u64 != range.end - range.start {
+            return Err(ParquetError::EOF(format!("the object ends within bytes {} to {}", range.start, range.end)));
+        }
+        if range.end == self.object.size && bytes.len() <= FOOTER_BYTES {
+            *self.tail.lock().unwrap_or_else(PoisonError::into_inner) = Some((range.start, bytes.clone()));
+        }
+        Ok(bytes)
     }
 }
 
