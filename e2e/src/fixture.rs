@@ -20,6 +20,9 @@ pub const SERVICE_ACCOUNT: &str = "backfill";
 /// The Secret with the tests' credentials.
 pub const SECRET: &str = "backfill";
 
+/// Where the operator runs, and the Secrets lie that are its own.
+pub const OPERATOR_NAMESPACE: &str = "weir-system";
+
 /// The label on cluster-wide objects that belong to a test; its value is the test's namespace.
 pub const LABEL: &str = "weir.dev/e2e";
 
@@ -174,8 +177,9 @@ impl Fixture {
         if kinds.is_empty() {
             return Ok(());
         }
-        let selector = format!("{LABEL}={}", self.namespace);
-        self.cluster.kubectl(&["delete", &kinds, "--selector", &selector, "--wait=false"]).await?;
+        // And the Secrets that those name, which are the operator's.
+        let (kinds, selector) = (format!("{kinds},secrets"), format!("{LABEL}={}", self.namespace));
+        self.cluster.kubectl(&["delete", &kinds, "--namespace", OPERATOR_NAMESPACE, "--selector", &selector, "--wait=false"]).await?;
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use weir_e2e::demo::live::Live;
 use weir_e2e::demo::scene::{JOB, Job, Scene};
 use weir_e2e::demo::watch::{Watched, condition, number, phase, text};
-use weir_e2e::fixture::{self, Fixture};
+use weir_e2e::fixture::{self, Fixture, OPERATOR_NAMESPACE};
 use weir_e2e::handles::{Handles, Signal};
 use weir_e2e::layout::Layout;
 use weir_e2e::novashop::Settings;
@@ -70,8 +70,8 @@ async fn delete_job_of(fixture: &Fixture, verb: &str) -> anyhow::Result<()> {
 
 async fn restart_operator(fixture: &Fixture) -> anyhow::Result<()> {
     let kubectl = &fixture.cluster;
-    kubectl.kubectl(&["--namespace", "weir-system", "delete", "pods", "--all", "--wait=false"]).await?;
-    kubectl.kubectl(&["--namespace", "weir-system", "rollout", "status", "deployment/weir-operator", "--timeout=120s"]).await?;
+    kubectl.kubectl(&["--namespace", OPERATOR_NAMESPACE, "delete", "pods", "--all", "--wait=false"]).await?;
+    kubectl.kubectl(&["--namespace", OPERATOR_NAMESPACE, "rollout", "status", "deployment/weir-operator", "--timeout=120s"]).await?;
     Ok(())
 }
 

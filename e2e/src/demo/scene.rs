@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::command;
 use crate::environment::{self, names};
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, LABEL, OPERATOR_NAMESPACE};
 use crate::kafka;
 use crate::layout::Layout;
 use crate::novashop::{self, Generated, Settings};
@@ -21,8 +21,6 @@ pub const PARTITIONS: i32 = 12;
 const TOPIC_SETTINGS: [(&str, &str); 1] = [("retention.ms", "-1")];
 /// As the YAML names it.
 pub const JOB: &str = "sdk-8-2-gap";
-/// Where `config/` puts the operator, and where the store's Secret must lie.
-const OPERATOR_NAMESPACE: &str = "weir-system";
 const UPLOADS: usize = 2;
 
 /// Why the scene could not be set.
@@ -101,7 +99,7 @@ impl<'a> Scene<'a> {
         scene.write("planted.json", &serde_json::to_vec(&scene.log.planted).unwrap_or_default())?;
         scene.upload().await?;
         fixture.cluster.kafka.create_topic(&scene.topic, PARTITIONS, &TOPIC_SETTINGS).await?;
-        fixture.apply(&scene.store_secret()?).await?;
+        fixture.cluster.apply(OPERATOR_NAMESPACE, &scene.store_secret()?).await?;
         fixture.apply(&scene.platform(source_endpoint)?).await?;
         Ok(scene)
     }
@@ -189,7 +187,7 @@ impl<'a> Scene<'a> {
         let secret = serde_json::json!({
             "apiVersion": "v1", "kind": "Secret",
             "metadata": {"name": self.fixture.name("store"), "namespace": OPERATOR_NAMESPACE,
-                "labels": {crate::fixture::LABEL: self.fixture.namespace}},
+                "labels": {LABEL: self.fixture.namespace}},
             "stringData": {
                 "aws-access-key-id": environment.get(names::AWS_ACCESS_KEY_ID)?,
                 "aws-secret-access-key": environment.get(names::AWS_SECRET_ACCESS_KEY)?,

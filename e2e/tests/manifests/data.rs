@@ -8,7 +8,7 @@ use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use serde_json::{Value, json};
 use weir_e2e::demo::watch::{condition, phase, text};
 use weir_e2e::environment::names;
-use weir_e2e::fixture::{Fixture, LABEL};
+use weir_e2e::fixture::{Fixture, LABEL, OPERATOR_NAMESPACE};
 use weir_e2e::wait;
 
 use super::case::{Case, Names, base};
@@ -36,13 +36,13 @@ pub async fn prepare(fixture: &Fixture, names: &Names) -> anyhow::Result<()> {
     let environment = &fixture.cluster.environment;
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret",
-        "metadata": {"name": topic("STORE_SECRET"), "namespace": "weir-system", "labels": {LABEL: fixture.namespace}},
+        "metadata": {"name": topic("STORE_SECRET"), "namespace": OPERATOR_NAMESPACE, "labels": {LABEL: fixture.namespace}},
         "stringData": {
             "aws-access-key-id": environment.get(names::AWS_ACCESS_KEY_ID)?,
             "aws-secret-access-key": environment.get(names::AWS_SECRET_ACCESS_KEY)?,
         },
     });
-    fixture.apply(&secret.to_string()).await?;
+    fixture.cluster.apply(OPERATOR_NAMESPACE, &secret.to_string()).await?;
     for kind in ["KafkaCluster", "BackfillClass"] {
         fixture.apply(&names.fill(base(kind)?)).await?;
         let name = topic(if kind == "KafkaCluster" { "CLUSTER" } else { "CLASS" });
