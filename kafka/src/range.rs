@@ -35,6 +35,8 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(200);
 /// Fetched ahead of the caller, over all partitions: what bounds a reader's memory.
 const QUEUED_KILOBYTES_MAX: &str = "16384";
+/// A reader that is at its end is told so after this long.
+const FETCH_WAIT_MS: &str = "20";
 /// librdkafka's consumers want the name of a group to be assigned partitions; it is never joined nor committed to.
 const GROUP: &str = "weir";
 
@@ -149,6 +151,7 @@ impl Reader {
             .set("auto.offset.reset", "error")
             .set("allow.auto.create.topics", "false")
             .set("queued.max.messages.kbytes", QUEUED_KILOBYTES_MAX)
+            .set("fetch.wait.max.ms", FETCH_WAIT_MS)
             .set(
                 "isolation.level",
                 match isolation {
@@ -201,6 +204,8 @@ impl Reader {
             return Ok(None);
         }
         self.consumer.assign(&assignment).map_err(|e| self.failed(e))?;
+        // A partition stays paused from an earlier read, though it was assigned anew.
+        self.consumer.resume(&assignment).map_err(|e| self.failed(e))?;
         let result = self.drain(&mut open, &mut each);
         self.consumer.unassign().map_err(|e| self.failed(e))?;
         result

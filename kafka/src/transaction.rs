@@ -33,6 +33,8 @@ const INIT_TIMEOUT: Duration = Duration::from_secs(60);
 const END_TIMEOUT: Duration = Duration::from_secs(15);
 /// One call; between two the deliveries are served.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// An abort waits for the reports on purged messages to be served, which only happens between two calls.
+const ABORT_CALL_TIMEOUT: Duration = Duration::from_millis(200);
 /// Messages that were sent and not acknowledged yet: enough for a few round trips, and what bounds memory.
 const QUEUE_KILOBYTES_MAX: u64 = 32 * 1024;
 const QUEUE_MESSAGES_MAX: u64 = 100_000;
@@ -44,7 +46,9 @@ const BATCH_BYTES_MAX: u64 = 1_000_000;
 const MESSAGE_BYTES_BOUNDS: (u64, u64) = (1_000, 1_000_000_000);
 /// Deliveries are served every so many records: often enough for the queue to drain, rarely enough to cost nothing.
 const SERVE_EVERY: u64 = 256;
-const BACK_PRESSURE_POLL: Duration = Duration::from_millis(20);
+/// Reports are served for so long while a queue is full or a call is to be made again. Polling takes all of the time that
+/// it is given, so this bounds by how much a transaction is later than it could be.
+const SERVE: Duration = Duration::from_millis(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum TransactionError {
@@ -176,14 +180,23 @@ impl Session {
     /// Aborts the open transaction, if there is one. Its records are never seen.
     pub fn abort(&mut self) -> Result<(), TransactionError> {
         if self.open {
-            call(&self.producer, Operation::Abort, END_TIMEOUT, |p| p.abort_transaction(CALL_TIMEOUT))?;
+            call(&self.producer, Operation::Abort, END_TIMEOUT, |p| p.abort_transaction(ABORT_CALL_TIMEOUT))?;
             self.open = false;
         }
         Ok(())
     }
 
+    /// Waits for the reports on everything that was sent. The library's own flush serves reports in turns of a tenth of a
+    /// second, however early they come.
     fn flush(&self) -> Result<(), TransactionError> {
-        call(&self.producer, Operation::Deliver, END_TIMEOUT, |p| p.flush(CALL_TIMEOUT))?;
+        let deadline = Instant::now() + END_TIMEOUT;
+        while self.producer.in_flight_count() > 0 {
+            if Instant::now() >= deadline {
+                let source = KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut);
+                return Err(TransactionError::Call { operation: Operation::Deliver, consequence: Consequence::StartOver, source });
+            }
+            self.producer.poll(SERVE);
+        }
         match self.producer.context().failure() {
             None => Ok(()),
             Some(code) => Err(self.undelivered(code)),
@@ -321,7 +334,7 @@ fn call(
         }
         match consequence(facts) {
             Consequence::Retry if Instant::now() < deadline => {
-                producer.poll(BACK_PRESSURE_POLL);
+                producer.poll(SERVE);
             }
             Consequence::Retry => return Err(TransactionError::Call { operation, consequence: Consequence::StartOver, source }),
             consequence => return Err(TransactionError::Call { operation, consequence, source }),
@@ -339,7 +352,7 @@ fn enqueue(producer: &BaseProducer<Deliveries>, mut message: BaseRecord<'_, [u8]
         }
         let full = facts.code == Some(RDKafkaErrorCode::QueueFull);
         if full && Instant::now() < deadline {
-            producer.poll(BACK_PRESSURE_POLL);
+            producer.poll(SERVE);
             message = refused;
             continue;
         }

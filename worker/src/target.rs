@@ -1,7 +1,7 @@
 //! The target is the one that was planned with: cluster, topic and partitions are pinned, and looked at before each use.
 
 use weir_crds::contract::{plan::PlannedSink, result::FailureCode};
-use weir_kafka::{Admin, AdminError, KafkaConfig};
+use weir_kafka::{Admin, AdminError};
 
 use crate::termination::Explain;
 
@@ -34,8 +34,7 @@ impl Explain for TargetError {
 }
 
 /// Compares what is there with what is pinned.
-pub async fn check(config: &KafkaConfig, sink: &PlannedSink) -> Result<(), TargetError> {
-    let admin = Admin::new(config)?;
+pub async fn check(admin: &Admin, sink: &PlannedSink) -> Result<(), TargetError> {
     let changed = |what, planned: &dyn ToString, found: &dyn ToString| TargetError::Changed { what, planned: planned.to_string(), found: found.to_string() };
     let cluster = admin.cluster().await?;
     if cluster.id != sink.cluster_id {

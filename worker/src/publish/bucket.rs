@@ -15,7 +15,7 @@ use weir_crds::{
         plan::Bucket,
     },
 };
-use weir_kafka::{Consequence, KafkaConfig};
+use weir_kafka::{Admin, Consequence, KafkaConfig};
 
 use super::{
     error::PublishError,
@@ -36,6 +36,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub struct BucketPublisher {
     identity: Identity,
     config: KafkaConfig,
+    admin: Admin,
     spec: Arc<KafkaSink>,
     slices: Vec<usize>,
     counters: Counters,
@@ -48,10 +49,11 @@ impl BucketPublisher {
         let declared = planned.run.spec.sinks.iter().find(|declared| declared.name == sink.name).and_then(|declared| declared.kafka.clone());
         let spec = Arc::new(declared.ok_or(PublishError::NoSink)?);
         let config = planned.run.kafka(&sink.cluster)?;
+        let admin = Admin::new(&config).map_err(target::TargetError::Admin)?;
         let run = &planned.run.context.run;
         let transactional_id = transactional_id(&run.namespace, &run.name, &bucket.id);
         let identity = Identity::new(planned, bucket, sink, transactional_id);
-        Ok(Self { identity, config, spec, slices, counters, stop })
+        Ok(Self { identity, config, admin, spec, slices, counters, stop })
     }
 
     /// Publishes what is missing. Returns when everything is published, or with the reason why it is not.
@@ -75,7 +77,7 @@ impl BucketPublisher {
             tracing::warn!(bucket = self.identity.bucket.id, error = &error as &dyn std::error::Error, "starting over");
             std::thread::sleep(PAUSE);
             // A topic that was deleted or made anew looks like an outage to a producer.
-            match Handle::current().block_on(target::check(&self.config, &self.identity.sink)) {
+            match Handle::current().block_on(target::check(&self.admin, &self.identity.sink)) {
                 Ok(()) | Err(target::TargetError::Admin(_)) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -84,7 +86,7 @@ impl BucketPublisher {
 
     /// From taking the bucket over to the end of its slices. `transactions` is left at the number of committed ones.
     fn attempt(&self, transactions: &mut u64) -> Result<(), PublishError> {
-        let mut started = start::start(&self.identity, &self.config)?;
+        let mut started = start::start(&self.identity, &self.config, &self.admin)?;
         let generations = Generations::read(&self.identity, &mut started.records)?;
         *transactions = (*transactions).max(started.own.transactions);
         let result = self.slices(&mut started, &generations);

@@ -1,6 +1,8 @@
 //! Taking a bucket over, in the one order that is right: fence, then read the end of the progress partition, then the
 //! committed progress up to there, then check, then go on.
 
+use std::time::Instant;
+
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use weir_crds::contract::{manifest::to_bytes, names::progress_topic, progress::BucketProgress};
@@ -33,7 +35,8 @@ pub struct Started {
 }
 
 /// Takes the bucket over from whoever had it.
-pub fn start(identity: &Identity, config: &KafkaConfig) -> Result<Started, PublishError> {
+pub fn start(identity: &Identity, config: &KafkaConfig, admin: &Admin) -> Result<Started, PublishError> {
+    let since = Instant::now();
     let progress_topic = progress_topic(&identity.planned.run.context.run.namespace);
     // From here on nothing of an earlier producer can be committed: what it left open has been ended either way.
     let mut session = Session::open(Target {
@@ -44,22 +47,23 @@ pub fn start(identity: &Identity, config: &KafkaConfig) -> Result<Started, Publi
         max_message_bytes: identity.sink.max_message_bytes,
     })
     .map_err(|source| failed(identity, source))?;
-    require_topic(identity, config, &progress_topic)?;
+    require_topic(identity, admin, &progress_topic)?;
     let found = progress::read(config, &progress_topic, |key| identity.generation_of(key).is_some()).map_err(PublishError::ReadProgress)?;
     let records = identity.sort_out(&found)?;
-    Handle::current().block_on(target::check(config, &identity.sink))?;
+    Handle::current().block_on(target::check(admin, &identity.sink))?;
     let own = match &records.own {
         Some(own) => own.clone(),
         None => begin(identity, &mut session, &progress_topic)?,
     };
     // If an earlier attempt died between its zero record and the marker, there is a record and no marker.
     mark(identity)?;
+    tracing::info!(bucket = identity.bucket.id, seconds = since.elapsed().as_secs_f64(), transactions = own.transactions, "taken over");
     Ok(Started { session, own, records, progress_topic })
 }
 
 /// The topic is made by the operator before any worker; one that is not there has been deleted.
-fn require_topic(identity: &Identity, config: &KafkaConfig, topic: &str) -> Result<(), PublishError> {
-    let found = Handle::current().block_on(async { Admin::new(config)?.topic(topic).await }).map_err(target::TargetError::Admin)?;
+fn require_topic(identity: &Identity, admin: &Admin, topic: &str) -> Result<(), PublishError> {
+    let found = Handle::current().block_on(admin.topic(topic)).map_err(target::TargetError::Admin)?;
     match found {
         Some(_) => Ok(()),
         None => Err(PublishError::ProgressLost { bucket: identity.bucket.id.clone(), what: format!("the progress topic {topic} is not there") }),

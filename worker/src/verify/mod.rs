@@ -9,27 +9,27 @@ use std::sync::Arc;
 
 use weir_crds::{
     backfill_job::{KafkaMode, KafkaSink},
-    contract::{
-        manifest::{Published, Staged, Verified},
-        plan::PlannedSink,
-    },
+    contract::manifest::{Published, Staged, Verified},
 };
 use weir_kafka::{
-    KafkaConfig,
+    Admin,
     range::{Isolation, Reader},
 };
 
 pub use error::VerifyError;
 use ranges::Expected;
 
-use crate::{progress::Counters, run::PlannedRun, target};
+use crate::{
+    progress::Counters,
+    run::PlannedRun,
+    target::{self, TargetError},
+};
 
 /// Verifies slices of one plan.
 pub struct Verifier {
     planned: PlannedRun,
-    sink: PlannedSink,
     spec: Arc<KafkaSink>,
-    config: KafkaConfig,
+    reader: Arc<Reader>,
     counters: Counters,
 }
 
@@ -39,8 +39,10 @@ impl Verifier {
         let sink = planned.plan.sinks.first().cloned().ok_or(VerifyError::NoSink)?;
         let spec = planned.run.spec.sinks.first().and_then(|sink| sink.kafka.clone()).map(Arc::new).ok_or(VerifyError::NoSink)?;
         let config = planned.run.kafka(&sink.cluster)?;
-        target::check(&config, &sink).await?;
-        Ok(Self { planned, sink, spec, config, counters })
+        let admin = Admin::new(&config).map_err(TargetError::Admin)?;
+        target::check(&admin, &sink).await?;
+        let reader = Arc::new(Reader::new(&config, &sink.topic, Isolation::Committed).map_err(VerifyError::Read)?);
+        Ok(Self { planned, spec, reader, counters })
     }
 
     /// Verifies one slice; the caller puts the manifest. `None`: the slice is not published in all buckets, so there is
@@ -55,9 +57,8 @@ impl Verifier {
             let staged = staged.buckets.iter().find(|staged| staged.bucket == bucket.id).map(|staged| &staged.partitions);
             expected.add(&bucket.id, staged, &published)?;
         }
-        let (config, topic, counters) = (self.config.clone(), self.sink.topic.clone(), self.counters.clone());
+        let (reader, counters) = (Arc::clone(&self.reader), self.counters.clone());
         let task = tokio::task::spawn_blocking(move || {
-            let reader = Reader::new(&config, &topic, Isolation::Committed).map_err(VerifyError::Read)?;
             let found = expected.read(&reader, |rows, bytes| counters.add(rows, bytes))?;
             expected.compare(&found).map(|()| found)
         });

@@ -52,6 +52,8 @@ fn env(name: &str) -> String {
 impl World {
     /// `name` keeps tests apart that run at the same time.
     pub async fn new(name: &str) -> Self {
+        // A test that ran before may have done so.
+        let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_test_writer().try_init();
         let unique = format!("{name}-{:x}", jiff::Timestamp::now().as_microsecond());
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("aws-access-key-id"), env("AWS_ACCESS_KEY_ID")).unwrap();
