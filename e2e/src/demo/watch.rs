@@ -47,6 +47,9 @@ pub struct Watched {
     name: String,
 }
 
+/// Of a message in a line of progress; all of it is in the status.
+const MESSAGE_CHARACTERS_MAX: usize = 120;
+
 /// Phases that a job does not leave by itself.
 const FINAL: [&str; 3] = ["Complete", "Failed", "Canceled"];
 
@@ -150,7 +153,8 @@ pub fn line(job: &Value) -> String {
     }
     let (stalled, reason, message) = condition(job, "Stalled");
     if stalled == "True" {
-        line += &format!("  stalled: {reason}: {message}");
+        let short: String = message.chars().take(MESSAGE_CHARACTERS_MAX).collect();
+        line += &format!("  stalled: {reason}: {short}");
     }
     line
 }
