@@ -118,6 +118,7 @@ pub(crate) fn describe_topic<C: ClientContext>(client: &Client<C>, topic: &str, 
         let code = unsafe { sys::rd_kafka_error_code(error) };
         // SAFETY: as above; the text is NUL-terminated and lives as long as the error.
         let message = unsafe { text(sys::rd_kafka_error_string(error)) };
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the library's enum of some two hundred codes")]
         return match code {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => topic_of(description).map(Some),
             RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART => Ok(None),

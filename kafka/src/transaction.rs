@@ -294,7 +294,7 @@ impl Transaction<'_> {
             TransactionError::Call { operation, consequence: Consequence::AbortAndRewind | Consequence::Retry, source } => {
                 TransactionError::Call { operation, consequence: Consequence::StartOver, source }
             }
-            other => other,
+            error @ (TransactionError::Config(_) | TransactionError::Client(_) | TransactionError::Offsets(_) | TransactionError::Call { .. }) => error,
         })?;
         session.open = false;
         Ok(())
@@ -337,7 +337,9 @@ fn call(
                 producer.poll(SERVE);
             }
             Consequence::Retry => return Err(TransactionError::Call { operation, consequence: Consequence::StartOver, source }),
-            consequence => return Err(TransactionError::Call { operation, consequence, source }),
+            consequence @ (Consequence::AbortAndRewind | Consequence::StartOver | Consequence::Fenced | Consequence::Refused) => {
+                return Err(TransactionError::Call { operation, consequence, source });
+            }
         }
     }
 }

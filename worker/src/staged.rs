@@ -279,7 +279,7 @@ mod tests {
     use super::*;
 
     fn record(index: u64, value: &[u8]) -> (i32, Option<Vec<u8>>, Vec<u8>, i64, String) {
-        ((index % 3) as i32, (index % 4 > 0).then(|| index.to_le_bytes().to_vec()), value.to_vec(), index as i64, format!("id-{index}"))
+        ((index % 3) as i32, (!index.is_multiple_of(4)).then(|| index.to_le_bytes().to_vec()), value.to_vec(), index as i64, format!("id-{index}"))
     }
 
     fn write(rows: u64, scratch: &Scratch) -> WrittenPart {
