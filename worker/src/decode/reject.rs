@@ -43,6 +43,8 @@ pub enum Reason {
     InvalidDate,
     /// Text that is not base64.
     InvalidBase64,
+    /// Unnesting the row's lists would take more memory than a worker has for it.
+    ExpandsTooFar,
     /// `select` failed on this row.
     SelectFailed,
     /// The result has no event id.
@@ -71,6 +73,7 @@ impl Reason {
             Self::InvalidTimestamp => "InvalidTimestamp",
             Self::InvalidDate => "InvalidDate",
             Self::InvalidBase64 => "InvalidBase64",
+            Self::ExpandsTooFar => "ExpandsTooFar",
             Self::SelectFailed => "SelectFailed",
             Self::MissingEventId => "MissingEventId",
             Self::MissingEventTime => "MissingEventTime",

@@ -3,6 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{StreamExt as _, TryStreamExt as _};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
 use weir_crds::backfill_job::{Compression, Source, SourceFormat};
 use weir_crds::columns::Columns;
 use weir_crds::contract::digest::Sha256Digest;
@@ -17,7 +19,7 @@ use super::pipeline::{self, Reading};
 use super::quarantine::{QuarantineWriter, WrittenQuarantine};
 use super::segments::{SegmentWriter, Written};
 use super::work::{Processed, Shared, Worker, segment_schema};
-use crate::decode::{Decoder, UnknownFields, csv};
+use crate::decode::{Batch, Decoder, UnknownFields, csv};
 use crate::progress::Counters;
 use crate::run::PlannedRun;
 use crate::scratch::Scratch;
@@ -96,44 +98,32 @@ impl Extractor {
         }
     }
 
-    /// Batches go to the workers side by side and come back in order.
+    /// Batches go to the workers side by side, and what becomes of them is put together in order.
     async fn process(
         &self,
         fetcher: &Fetcher,
         objects: &Arc<[SourceObject]>,
         reading: Reading,
         workers: Vec<Worker>,
-        output: Output,
+        mut output: Output,
     ) -> Result<Output, ExtractError> {
-        let idle = Arc::new(Mutex::new(workers));
-        let processed = pipeline::batches(fetcher, objects, reading)
-            .map(|batch| {
-                let idle = Arc::clone(&idle);
-                async move {
-                    let batch = batch?;
-                    let task = tokio::task::spawn_blocking(move || {
-                        // There is one worker for each batch in flight; one that panicked is gone, and so is the chunk.
-                        let worker = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-                        let mut worker = worker.ok_or(ExtractError::Thread)?;
-                        let processed = worker.batch(&batch);
-                        idle.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
-                        processed
-                    });
-                    task.await.map_err(|_| ExtractError::Thread)?
-                }
-            })
-            .buffered(self.threads);
+        let crew = Crew { free: Arc::new(Semaphore::new(workers.len())), idle: Arc::new(Mutex::new(workers)) };
+        let started = pipeline::batches(fetcher, objects, reading).map(|batch| async { crew.start(batch?).await }).buffered(self.threads);
+        let mut started = std::pin::pin!(started);
         let mut before = 0;
-        let counted = processed.inspect_ok(|block| {
-            let now = fetcher.bytes_read();
-            self.counters.add(block.counts.read, now - before);
-            before = now;
-        });
-        let done = counted.try_fold(output, |mut output, block| async move {
-            // Flushing compresses megabytes and writes to disk.
-            tokio::task::spawn_blocking(move || output.add(block).map(|()| output)).await.map_err(|_| ExtractError::Thread)?
-        });
-        done.await
+        while let Some(Started { mut results, task }) = started.try_next().await? {
+            while let Some(processed) = results.recv().await {
+                let now = fetcher.bytes_read();
+                self.counters.add(processed.counts.read, now - before);
+                before = now;
+                // Flushing compresses megabytes and writes to disk.
+                let added = tokio::task::spawn_blocking(move || output.add(processed).map(|()| output)).await;
+                output = added.map_err(|_| ExtractError::Thread)??;
+            }
+            // A thread that ended early has not given all its rows; that must never look like the end of them.
+            task.await.map_err(|_| ExtractError::Thread)??;
+        }
+        Ok(output)
     }
 
     async fn put(&self, chunk: &PlannedChunk, source: &Source, output: Output, bytes_read: u64) -> Result<Extracted, ExtractError> {
@@ -239,6 +229,38 @@ fn listed(unknown: UnknownFields) -> std::collections::BTreeMap<String, u64> {
         fields.push((OTHER_FIELDS.to_owned(), rest));
     }
     fields.into_iter().collect()
+}
+
+/// The workers of a chunk, one for each batch in flight.
+#[derive(Clone)]
+struct Crew {
+    free: Arc<Semaphore>,
+    idle: Arc<Mutex<Vec<Worker>>>,
+}
+
+/// A batch that a worker is at.
+struct Started {
+    results: mpsc::Receiver<Processed>,
+    task: JoinHandle<Result<(), ExtractError>>,
+}
+
+impl Crew {
+    /// Waits for a worker and gives it a batch. The worker waits in turn whenever its results are not taken.
+    async fn start(&self, batch: Batch) -> Result<Started, ExtractError> {
+        let permit = Arc::clone(&self.free).acquire_owned().await.map_err(|_| ExtractError::Thread)?;
+        let (sender, results) = mpsc::channel(1);
+        let idle = Arc::clone(&self.idle);
+        let task = tokio::task::spawn_blocking(move || {
+            // One that panicked is gone, and so is the chunk.
+            let worker = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let mut worker = worker.ok_or(ExtractError::Thread)?;
+            let done = worker.batch(&batch, &mut |processed| sender.blocking_send(processed).is_ok());
+            idle.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
+            drop(permit);
+            done
+        });
+        Ok(Started { results, task })
+    }
 }
 
 /// Where the blocks of a chunk come together.

@@ -97,9 +97,23 @@ fn set_aside(processed: &Processed) -> Vec<(u64, &str)> {
     processed.set_aside.iter().map(|row| (row.row, row.reason.as_str())).collect()
 }
 
+/// What becomes of a batch, which is one piece unless its rows expand far.
+fn process(worker: &mut Worker, batch: &Batch) -> Processed {
+    let mut pieces = Vec::new();
+    worker
+        .batch(batch, &mut |piece| {
+            pieces.push(piece);
+            true
+        })
+        .unwrap();
+    let first = pieces.remove(0);
+    assert!(pieces.iter().all(|piece| piece.selected.is_empty() && piece.set_aside.is_empty()));
+    first
+}
+
 #[test]
 fn every_row_is_placed_once() {
-    let processed = worker().batch(&block(0, &lines())).unwrap();
+    let processed = process(&mut worker(), &block(0, &lines()));
     let counts = &processed.counts;
     assert_eq!((counts.read, counts.expanded, counts.filtered_out), (10, 1, 2));
     assert_eq!((counts.invalid, counts.outside_window, counts.late, counts.selected), (2, 2, 1, 4));
@@ -119,7 +133,7 @@ fn every_row_is_placed_once() {
 
 #[test]
 fn selected_rows_know_where_they_came_from() {
-    let processed = worker().batch(&block(1, &lines())).unwrap();
+    let processed = process(&mut worker(), &block(1, &lines()));
     // The second object has no arrival: nothing in it is late.
     assert_eq!((processed.counts.late, processed.counts.selected), (0, 5));
     let rows = &processed.selected[&3];
@@ -140,6 +154,35 @@ fn write_segments(scratch: &Scratch, rows: &[(usize, RecordBatch)]) -> (Written,
 }
 
 #[test]
+fn rows_that_expand_come_in_pieces_and_lose_nothing() {
+    let many = |n: usize, len: usize| format!("[{}]", vec![format!("\"{}\"", "x".repeat(len)); n].join(","));
+    let mut lines: Vec<_> = (0..150).map(|n| line(&format!("e{n}"), "06:10:00", 1, &many(4000, 1))).collect();
+    // A megabyte of id, repeated a hundred times.
+    lines.insert(100, line(&"y".repeat(1 << 20), "06:10:00", 1, &many(100, 1)));
+    let mut pieces = Vec::new();
+    let mut worker = worker();
+    worker
+        .batch(&block(0, &lines), &mut |piece| {
+            pieces.push(piece);
+            true
+        })
+        .unwrap();
+    assert!(pieces.len() > 3);
+    let rows = |piece: &Processed| piece.selected.values().map(RecordBatch::num_rows).sum::<usize>();
+    assert!(pieces.iter().all(|piece| rows(piece) <= 500_000));
+    let mut total = Counts::default();
+    let numbers: Vec<u64> = pieces
+        .iter()
+        .flat_map(|piece| piece.selected.values().flat_map(|rows| rows["__row"].as_primitive::<UInt64Type>().values().to_vec()))
+        .collect();
+    assert!(numbers.is_sorted() && numbers.len() == 600_000);
+    pieces.into_iter().for_each(|piece| total.add(piece.counts));
+    total.check("c").unwrap();
+    assert_eq!((total.read, total.expanded, total.selected, total.invalid), (151, 150 * 3999, 600_000, 1));
+    assert_eq!(total.reasons["ExpandsTooFar"], 1);
+}
+
+#[test]
 fn segments_read_by_themselves_and_are_the_same_every_time() {
     let parent = tempfile::tempdir().unwrap();
     let scratch = Scratch::new(parent.path(), None).unwrap();
@@ -149,7 +192,7 @@ fn segments_read_by_themselves_and_are_the_same_every_time() {
     let block = block(0, &lines);
     let mut rows = Vec::new();
     for _ in 0..100 {
-        rows.extend(worker.batch(&block).unwrap().selected);
+        rows.extend(process(&mut worker, &block).selected);
     }
     let (written, bytes) = write_segments(&scratch, &rows);
     assert!(written.segments.values().all(|segments| segments.len() > 1), "{FLUSH_BYTES} bytes make more than one segment");
@@ -185,7 +228,7 @@ fn no_rows_make_no_segments() {
 fn quarantine_keeps_rows_as_they_were() {
     let parent = tempfile::tempdir().unwrap();
     let scratch = Scratch::new(parent.path(), None).unwrap();
-    let processed = worker().batch(&block(0, &lines())).unwrap();
+    let processed = process(&mut worker(), &block(0, &lines()));
     let mut writer = QuarantineWriter::new(scratch.file().unwrap()).unwrap();
     for row in &processed.set_aside {
         writer.push(row).unwrap();
@@ -209,7 +252,7 @@ fn counts_of_blocks_add_up() {
     let mut worker = worker();
     let mut total = Counts::default();
     for object in [0, 1] {
-        total.add(worker.batch(&block(object, &lines())).unwrap().counts);
+        total.add(process(&mut worker, &block(object, &lines())).counts);
     }
     assert_eq!((total.read, total.selected, total.invalid, total.late), (20, 9, 4, 1));
     total.check("c").unwrap();

@@ -10,10 +10,11 @@ use weir_crds::window::{Interval, Placement, Slicing};
 
 use super::counts::Counts;
 use super::error::ExtractError;
+use super::expand::{self, Parts};
 use super::quarantine::QuarantinedRow;
 use crate::decode::reject::{Fault, Reason, Rejected};
 use crate::decode::types::ROW_COLUMN;
-use crate::decode::{Batch, Decoded, Decoder, UnknownFields};
+use crate::decode::{Batch, Decoder, UnknownFields};
 use crate::select::normalize::{Normalized, SOURCE_COLUMN, SUB_COLUMN};
 use crate::select::{Evaluator, Normalizer, RowFault};
 use crate::source::SourceObject;
@@ -104,38 +105,51 @@ impl Worker {
         Self { shared, decoder, evaluator }
     }
 
-    /// Does the rows of one batch.
-    pub fn batch(&mut self, batch: &Batch) -> Result<Processed, ExtractError> {
+    /// Does the rows of one batch. What becomes of them is given to `emit` in source order, in one piece unless `select`
+    /// unnests: then in pieces that stay small once expanded. It ends early when `emit` says that no one listens.
+    pub fn batch(&mut self, batch: &Batch, emit: &mut dyn FnMut(Processed) -> bool) -> Result<(), ExtractError> {
         let decoded = self.decoder.decode(batch)?;
-        let mut processed = self.decoded(batch, decoded)?;
-        processed.unknown = self.decoder.take_unknown();
-        Ok(processed)
-    }
-
-    fn decoded(&mut self, source: &Batch, decoded: Decoded) -> Result<Processed, ExtractError> {
-        let mut processed = Processed::default();
-        let good = decoded.batch.num_rows() as u64;
+        let mut processed = Processed { unknown: self.decoder.take_unknown(), ..Processed::default() };
         processed.counts.read = decoded.rows;
         for rejected in decoded.rejected {
             self.reject(rejected, &mut processed);
         }
-        let evaluated = self.evaluator.run(decoded.batch)?;
+        let rows = decoded.batch;
+        let parts = if self.evaluator.unnests() { expand::parts(&rows) } else { Parts::whole(rows.num_rows()) };
+        for (index, fault) in parts.too_large {
+            let row = number_of(&rows, index);
+            let fault = RowFault { row, sub: 0, fault, event_time_us: None, event_type: None };
+            self.set_aside_fault(batch, fault, &mut processed);
+        }
+        for range in parts.ranges {
+            self.evaluate(batch, rows.slice(range.start, range.len()), &mut processed)?;
+            // Faults were found step by step; readers want them as they lie in the object.
+            processed.set_aside.sort_by_key(|row| (row.row, row.sub));
+            if !emit(std::mem::take(&mut processed)) {
+                return Ok(());
+            }
+        }
+        // What was rejected before any row was evaluated.
+        emit(processed);
+        Ok(())
+    }
+
+    fn evaluate(&mut self, source: &Batch, rows: RecordBatch, processed: &mut Processed) -> Result<(), ExtractError> {
+        let good = rows.num_rows() as u64;
+        let evaluated = self.evaluator.run(rows)?;
         for (row, problem) in &evaluated.failed {
             let fault = Fault::new(Reason::SelectFailed, problem.clone());
             let fault = RowFault { row: *row, sub: 0, fault, event_time_us: None, event_type: None };
-            self.set_aside_fault(source, fault, &mut processed);
+            self.set_aside_fault(source, fault, processed);
         }
         let normalized = self.shared.normalizer.run(&evaluated.batch)?;
         let failed = evaluated.failed.len() as u64;
-        processed.counts.filtered_out = good - failed - normalized.source_rows;
-        processed.counts.expanded = normalized.rows - normalized.source_rows;
+        processed.counts.filtered_out += good - failed - normalized.source_rows;
+        processed.counts.expanded += normalized.rows - normalized.source_rows;
         for fault in &normalized.faults {
-            self.set_aside_fault(source, fault.clone(), &mut processed);
+            self.set_aside_fault(source, fault.clone(), processed);
         }
-        self.place(source, &normalized, &mut processed)?;
-        // Faults were found step by step; readers want them as they lie in the object.
-        processed.set_aside.sort_by_key(|row| (row.row, row.sub));
-        Ok(processed)
+        self.place(source, &normalized, processed)
     }
 
     fn reject(&self, rejected: Rejected, processed: &mut Processed) {
@@ -192,9 +206,8 @@ impl Worker {
         processed.counts.late += 1;
         processed.counts.count_reason(LATE.to_owned(), 1);
         let time = batch.column(self.shared.event_time).as_primitive::<TimestampMicrosecondType>().value(index);
-        let number = |name: &str| batch.column_by_name(name);
-        let row = number(ROW_COLUMN).and_then(|c| c.as_primitive_opt::<UInt64Type>()).map_or(0, |c| c.value(index));
-        let sub = number(SUB_COLUMN).and_then(|c| c.as_primitive_opt::<UInt32Type>()).map_or(0, |c| c.value(index));
+        let row = number_of(batch, index);
+        let sub = batch.column_by_name(SUB_COLUMN).and_then(|c| c.as_primitive_opt::<UInt32Type>()).map_or(0, |c| c.value(index));
         let allowed = allowed.map(|i| format!("[{}, {})", instant(i.start_us), instant(i.end_us))).unwrap_or_default();
         let detail = format!("event time {} is not in {allowed}, which the source allows for this object", instant(time));
         let mut set_aside = self.shared.row(source.object(), row, LATE.to_owned(), detail);
@@ -204,6 +217,11 @@ impl Worker {
         (set_aside.raw, set_aside.raw_bytes) = source.raw(row);
         processed.set_aside.push(set_aside);
     }
+}
+
+/// The number of a row in its object.
+fn number_of(rows: &RecordBatch, index: usize) -> u64 {
+    rows.column_by_name(ROW_COLUMN).and_then(|column| column.as_primitive_opt::<UInt64Type>()).map_or(0, |column| column.value(index))
 }
 
 /// The reason of rows beyond the declared lateness or skew.

@@ -8,6 +8,7 @@ use weir_crds::window::Slicing;
 use super::error::PlanError;
 use crate::decode::decompress::Decompressor;
 use crate::decode::{Batch, Block, Decoder, LineSplitter};
+use crate::extract::ExtractError;
 use crate::extract::chunk::reading;
 use crate::extract::pipeline::{Reading, header_problem};
 use crate::extract::work::{Shared, Worker};
@@ -105,16 +106,25 @@ async fn sample(
         let rows = rows?;
         let bytes = u128::from(object.size) * rows.num_rows() as u128 / u128::from(open.rows.max(1));
         let batch = Batch::Rows { object: 0, first_row: 1, rows, schema: Arc::clone(&open.schema) };
-        let selected = worker.batch(&batch)?.counts.selected;
+        let selected = selected(&mut worker, &batch)?;
         return Ok(Part { selected, bytes: u64::try_from(bytes).unwrap_or(u64::MAX) });
     }
     let head = fetcher.range(object, 0, object.size.min(SAMPLE_BYTES)).await?;
     let (blocks, bytes) = blocks(object, &head, &reading)?;
-    let mut selected = 0;
+    let mut events = 0;
     for block in blocks {
-        selected += worker.batch(&Batch::Lines(block))?.counts.selected;
+        events += selected(&mut worker, &Batch::Lines(block))?;
     }
-    Ok(Part { selected, bytes })
+    Ok(Part { selected: events, bytes })
+}
+
+fn selected(worker: &mut Worker, batch: &Batch) -> Result<u64, ExtractError> {
+    let mut selected = 0;
+    worker.batch(batch, &mut |processed| {
+        selected += processed.counts.selected;
+        true
+    })?;
+    Ok(selected)
 }
 
 async fn worker(

@@ -24,6 +24,8 @@ pub struct CheckedSelect {
     pub origin: String,
     /// The table.
     pub source: SchemaRef,
+    /// Whether a source row may become more than one.
+    pub unnests: bool,
     /// The plan over a table without provenance.
     pub plan: LogicalPlan,
     /// Result columns as the engine types them, in the select's order.
@@ -64,7 +66,9 @@ impl CheckedSelect {
         // The physical plan has the types after coercion, and type errors show here rather than in every row.
         let physical = context.state().create_physical_plan(&plan).await;
         let result = physical.map_err(|error| plan_error(origin, &error, &statement))?.schema();
-        Ok(Self { origin: origin.to_owned(), source, plan, result })
+        let unnests =
+            plan.exists(|node| Ok(matches!(node, LogicalPlan::Unnest(_)))).map_err(|error| plan_error(origin, &error, &statement))?;
+        Ok(Self { origin: origin.to_owned(), source, unnests, plan, result })
     }
 }
 

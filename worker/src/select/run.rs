@@ -31,6 +31,7 @@ pub struct Evaluator {
     task: Arc<TaskContext>,
     input: Arc<Input>,
     executions: u32,
+    unnests: bool,
 }
 
 /// What one batch became.
@@ -75,7 +76,12 @@ impl Evaluator {
         let table = provider_as_source(Arc::new(StreamingTable::try_new(schema, vec![stream])?));
         let logical = provenance::carry(select.plan.clone(), &table)?;
         let plan = context.state().create_physical_plan(&logical).await?;
-        Ok(Self { origin: select.origin.clone(), plan, task: context.task_ctx(), input, executions: 0 })
+        Ok(Self { origin: select.origin.clone(), plan, task: context.task_ctx(), input, executions: 0, unnests: select.unnests })
+    }
+
+    /// Whether a source row may become more than one.
+    pub fn unnests(&self) -> bool {
+        self.unnests
     }
 
     /// Runs the select over one batch.
