@@ -26,8 +26,8 @@ pub const SLICE_MS: i64 = 15 * 60 * 1000;
 pub const WINDOW_END_MS: i64 = WINDOW_START_MS + SLICES as i64 * SLICE_MS;
 /// Objects lie under the hour in which their lines arrived.
 pub const HOUR_MS: i64 = 60 * 60 * 1000;
-/// The greatest slice over the mean one.
-pub const PEAK_OVER_MEAN: f64 = 3.14;
+/// The greatest slice over the mean one; nothing to do with circles.
+pub const PEAK_OVER_MEAN: f64 = 314.0 / 100.0;
 /// How long after its event a line may arrive, as the job declares it.
 pub const ALLOWED_LATENESS_MS: i64 = 2 * HOUR_MS;
 /// How far ahead a phone's clock may be, as the job declares it.
