@@ -1,8 +1,6 @@
 //! The demo's job, smaller, with everything happening to it that happens in a cluster: the topic is the same in the end. And
 //! what a team does to a job: suspend, resume, cancel, delete, create again, run again.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};

@@ -78,9 +78,9 @@ pub fn base(kind: &str) -> anyhow::Result<&'static str> {
 /// Puts a value at a path, or removes what is there; `None` where the way to it does not exist.
 fn put(manifest: &mut Value, at: &str, value: Option<&Value>) -> Option<()> {
     let (parent, last) = at.rsplit_once('.')?;
-    let parent = parent.split('.').try_fold(manifest, |inner, key| match inner {
-        Value::Array(items) => items.get_mut(key.parse::<usize>().ok()?),
-        other => other.get_mut(key),
+    let parent = parent.split('.').try_fold(manifest, |inner, key| match key.parse::<usize>() {
+        Ok(index) => inner.get_mut(index),
+        Err(_) => inner.get_mut(key),
     })?;
     match (parent, value) {
         (Value::Array(items), Some(value)) => *items.get_mut(last.parse::<usize>().ok()?)? = value.clone(),
