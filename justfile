@@ -44,7 +44,7 @@ unit:
     {{ test }} --lib --bins
     {{ test }} --exclude weir-e2e --test '*'
 
-# Tests on the local cluster: all of them, or one file of e2e/tests. WEIR_E2E_KEEP=1 leaves the cluster up.
+# Tests on the local cluster: all of them, or some files of e2e/tests by name. WEIR_E2E_KEEP=1 leaves the cluster up.
 e2e name="":
     #!/usr/bin/env bash
     set -euo pipefail
@@ -53,13 +53,9 @@ e2e name="":
         [ "${WEIR_E2E_KEEP:-0}" = 1 ] || trap 'just down' EXIT
     fi
     just deploy
-    names={{ if name == "" { "$(basename --suffix .rs e2e/tests/*.rs)" } else { name } }}
+    names={{ if name == "" { "$(basename --suffix .rs e2e/tests/*.rs)" } else { quote(name) } }}
     # One test at a time: they share two cores, and some of them stop what the others need.
     {{ test }} --no-fail-fast $(printf -- '--test %s ' $names) -- --test-threads=1
-
-# Measure what issues promise.
-bench: up deploy
-    @{{ e2e }} bench
 
 # Formatting, lints, generated files.
 lint: format drift
@@ -94,8 +90,8 @@ docs: (tool "mdbook")
 tool name:
     @command -v {{ name }} >/dev/null || cargo install --locked --quiet {{ name }}
 
-# What CI runs.
-ci: install lint deny unit e2e
+# What CI runs: what fits into its time.
+ci: install format drift unit (e2e "cluster demo")
 
-# What does not fit into CI's time, too.
-full: ci demo bench
+# Everything.
+full: ci lint deny e2e demo
