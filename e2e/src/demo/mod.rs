@@ -123,13 +123,29 @@ pub async fn run(layout: &Layout, options: Options) -> Result<(), Error> {
     say(&format!("Complete. The live producer wrote {} events meanwhile.", grouped(live_records)));
     say("Asking the truth: Kafka's console consumer against the log");
     let answer = scene.truth(layout, Some(&list), Some(&job.to_string()), &[scene.run(1)]).await?;
-    let read = meter.as_ref().map(|meter| Bytes::new(sampled.unwrap_or_default(), meter.answered_bytes(), bytes, objects));
+    let repeated = repeated_extracts(&fixture).await?;
+    let read = meter.as_ref().map(|meter| Bytes {
+        planning: sampled.unwrap_or_default(),
+        extracting: meter.answered_bytes() - sampled.unwrap_or_default(),
+        objects: bytes,
+        object_count: objects,
+        repeated,
+    });
     let summary = Summary { planned: &planned, job: &job, answer: &answer, read, seconds, live_records };
     say(&summary.text());
     let path = leave(layout, &cluster, &summary)?;
     say(&format!("Summary: {}. Objects: kubectl --namespace {} get bfj,jobs,events", path.display(), fixture.namespace));
     let wrong = summary.wrong();
     if wrong.is_empty() { Ok(()) } else { Err(Error::Wrong { wrong }) }
+}
+
+/// How many workers extracted what an earlier one had begun: on an overloaded machine a store may not answer in time, and
+/// the next attempt reads its chunk again.
+async fn repeated_extracts(fixture: &Fixture) -> Result<u64, Error> {
+    let names = "jsonpath={range .items[*]}{.involvedObject.name}{\"\\n\"}{end}";
+    let events = fixture.kubectl(&["get", "events", "--field-selector", "reason=Scheduled", "--output", names]).await?;
+    let repeated = events.lines().filter(|pod| pod.contains("-extract-") && !pod.contains("-a1-"));
+    Ok(repeated.count() as u64)
 }
 
 /// Applies the job and waits for the plan that a person would look at.

@@ -23,17 +23,18 @@ pub struct Bytes {
     pub objects: u64,
     /// How many there are.
     pub object_count: u64,
+    /// Attempts that began again where an earlier one was cut off.
+    pub repeated: u64,
 }
 
 impl Bytes {
-    /// From two readings of the meter.
-    pub fn new(at_approval: u64, at_end: u64, objects: u64, object_count: u64) -> Self {
-        Self { planning: at_approval, extracting: at_end - at_approval, objects, object_count }
-    }
-
-    /// Each byte once: not less, and not more than the tolerance and the heads of answers.
+    /// Each byte once: not less, and not more than the tolerance and the heads of answers. A repeated attempt reads its
+    /// chunk again.
     fn is_once(&self) -> bool {
         let over = self.extracting.saturating_sub(self.object_count * HEAD_BYTES_MAX);
+        if self.repeated > 0 {
+            return self.extracting >= self.objects;
+        }
         self.extracting >= self.objects && (over as f64) <= self.objects as f64 * (1.0 + BYTES_TOLERANCE_PERCENT / 100.0)
     }
 }
@@ -113,7 +114,8 @@ impl Summary<'_> {
             "quarantine": self.job.pointer("/status/quarantine"),
             "forecast": {"events": forecast, "outcome": outcome},
             "sourceBytes": self.read.map(|read| json!({
-                "objects": read.objects, "extract": read.extracting, "planning": read.planning})),
+                "objects": read.objects, "extract": read.extracting, "planning": read.planning,
+                "repeatedAttempts": read.repeated})),
             "liveRecords": self.live_records,
             "truth": {"agrees": self.answer.verdict.agrees, "found": self.answer.verdict.found, "findings": self.answer.verdict.findings},
             "agrees": self.wrong().is_empty(),
@@ -148,7 +150,8 @@ mod tests {
 
     #[test]
     fn bytes_are_read_once_within_one_percent() {
-        let read = |extracting| Bytes { planning: 0, extracting, objects: 1_000_000, object_count: 10 }.is_once();
-        assert!(!read(999_999) && read(1_000_000) && read(1_025_000) && !read(1_030_000) && !read(2_000_000));
+        let read = |extracting, repeated| Bytes { planning: 0, extracting, objects: 1_000_000, object_count: 10, repeated }.is_once();
+        assert!(!read(999_999, 0) && read(1_000_000, 0) && read(1_025_000, 0) && !read(1_030_000, 0) && !read(2_000_000, 0));
+        assert!(!read(999_999, 1) && read(1_200_000, 1));
     }
 }
