@@ -91,7 +91,7 @@ tool name:
     @command -v {{ name }} >/dev/null || cargo install --locked --quiet {{ name }}
 
 # What CI runs: what fits into its time.
-ci: install format drift unit (e2e "cluster demo")
+ci: install format drift unit (e2e "cluster")
 
 # Everything.
 full: ci lint deny e2e demo

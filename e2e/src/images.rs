@@ -125,7 +125,7 @@ async fn compile(layout: &Layout) -> Result<Vec<PathBuf>, Error> {
 fn executable(messages: &str, binary: &str) -> Option<PathBuf> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let made = messages.filter(|message| message["target"]["name"] == binary);
-    made.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).last()
+    made.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).next_back()
 }
 
 async fn build_and_load(layout: &Layout, image: Image, binary: &Path, base: &Base, reference: &str, nodes: &[u8]) -> Result<(), Error> {

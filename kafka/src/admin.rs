@@ -58,7 +58,9 @@ pub enum AdminError {
     CreationRefused { topic: String, code: RDKafkaErrorCode },
     #[error("topic {topic} was created but is not there yet")]
     NotYetThere { topic: String },
-    #[error("topic {topic} is there but cannot hold progress: it has {partitions} partitions and cleanup.policy {cleanup_policy}, and needs one partition and compact; move it away, or give it that policy if it has one partition")]
+    #[error(
+        "topic {topic} is there but cannot hold progress: it has {partitions} partitions and cleanup.policy {cleanup_policy}, and needs one partition and compact; move it away, or give it that policy if it has one partition"
+    )]
     Unfit { topic: String, partitions: usize, cleanup_policy: String },
     #[error("an administrative call did not end")]
     Interrupted,
@@ -201,7 +203,8 @@ impl Admin {
     }
 
     async fn create_progress_topic(&self, topic: &str) -> Result<(), AdminError> {
-        let new = NewTopic::new(topic, PROGRESS_PARTITIONS as i32, TopicReplication::Fixed(REPLICATION_OF_THE_BROKER)).set("cleanup.policy", "compact");
+        let new = NewTopic::new(topic, PROGRESS_PARTITIONS as i32, TopicReplication::Fixed(REPLICATION_OF_THE_BROKER))
+            .set("cleanup.policy", "compact");
         let failed = |source| AdminError::CreateTopic { topic: topic.to_owned(), source };
         let results = self.client.create_topics([&new], &options()).await.map_err(failed)?;
         match results.into_iter().next().ok_or_else(|| failed(KafkaError::Canceled))? {

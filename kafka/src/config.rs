@@ -182,7 +182,8 @@ mod tests {
 
     #[test]
     fn scram_takes_user_and_password_from_their_files() {
-        let (config, _dir) = config(KafkaProtocol::SaslTls, Some(SaslMechanism::ScramSha512), &[("kafka-username", "u\n"), ("kafka-password", " p ")]);
+        let (config, _dir) =
+            config(KafkaProtocol::SaslTls, Some(SaslMechanism::ScramSha512), &[("kafka-username", "u\n"), ("kafka-password", " p ")]);
         let client = config.client().unwrap();
         assert_eq!(client.get("security.protocol"), Some("sasl_ssl"));
         assert_eq!(client.get("sasl.mechanism"), Some("SCRAM-SHA-512"));

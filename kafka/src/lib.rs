@@ -18,5 +18,5 @@ mod transaction_tests;
 
 pub use admin::{Admin, AdminError, TopicConfig, TopicDescription};
 pub use config::{ConfigError, KafkaConfig};
-pub use native::{BrokerNode, ClusterDescription, PartitionDescription};
 pub use failure::Consequence;
+pub use native::{BrokerNode, ClusterDescription, PartitionDescription};

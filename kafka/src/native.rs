@@ -93,7 +93,11 @@ impl<T> Drop for Owned<T> {
 }
 
 /// The topic's id and partitions; `None` if there is no such topic.
-pub(crate) fn describe_topic<C: ClientContext>(client: &Client<C>, topic: &str, timeout: Duration) -> Result<Option<NativeTopic>, NativeError> {
+pub(crate) fn describe_topic<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    timeout: Duration,
+) -> Result<Option<NativeTopic>, NativeError> {
     let name = CString::new(topic).map_err(|_| NativeError::Name(topic.to_owned()))?;
     let mut names = [name.as_ptr()];
     // SAFETY: `names` holds one pointer to a NUL-terminated string, both alive until after the call, which copies it.
@@ -179,7 +183,13 @@ pub(crate) fn describe_cluster<C: ClientContext>(client: &Client<C>, timeout: Du
         .iter()
         .map(|node| {
             // SAFETY: each node belongs to the live event; a host is NUL-terminated and belongs to its node.
-            unsafe { BrokerNode { id: sys::rd_kafka_Node_id(*node), host: text(sys::rd_kafka_Node_host(*node)), port: sys::rd_kafka_Node_port(*node) } }
+            unsafe {
+                BrokerNode {
+                    id: sys::rd_kafka_Node_id(*node),
+                    host: text(sys::rd_kafka_Node_host(*node)),
+                    port: sys::rd_kafka_Node_port(*node),
+                }
+            }
         })
         .collect();
     Ok(ClusterDescription { id, brokers })

@@ -165,9 +165,11 @@ impl Reader {
 
     /// Where the log begins, and its end as this reader's isolation sees it.
     pub fn bounds(&self, partition: i32) -> Result<(i64, i64), RangeError> {
-        self.consumer
-            .fetch_watermarks(&self.topic, partition, OFFSETS_TIMEOUT)
-            .map_err(|source| RangeError::Offsets { topic: self.topic.clone(), partition, source })
+        self.consumer.fetch_watermarks(&self.topic, partition, OFFSETS_TIMEOUT).map_err(|source| RangeError::Offsets {
+            topic: self.topic.clone(),
+            partition,
+            source,
+        })
     }
 
     /// Waits until no transaction that was open before `end` is open any more. Only then does a reader that reaches its
@@ -211,7 +213,11 @@ impl Reader {
         result
     }
 
-    fn drain<B>(&self, open: &mut BTreeMap<i32, i64>, each: &mut impl FnMut(RecordRef<'_>) -> ControlFlow<B>) -> Result<Option<B>, RangeError> {
+    fn drain<B>(
+        &self,
+        open: &mut BTreeMap<i32, i64>,
+        each: &mut impl FnMut(RecordRef<'_>) -> ControlFlow<B>,
+    ) -> Result<Option<B>, RangeError> {
         let mut last_progress = Instant::now();
         while !open.is_empty() {
             match self.consumer.poll(POLL) {

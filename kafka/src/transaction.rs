@@ -207,7 +207,11 @@ impl Session {
     fn undelivered(&self, code: RDKafkaErrorCode) -> TransactionError {
         let (code, fatal) = self.producer.client().fatal_error().map_or((code, false), |(code, _)| (code, true));
         let facts = Facts { code: Some(code), fatal, abortable: true, retriable: false };
-        TransactionError::Call { operation: Operation::Deliver, consequence: consequence(facts), source: KafkaError::MessageProduction(code) }
+        TransactionError::Call {
+            operation: Operation::Deliver,
+            consequence: consequence(facts),
+            source: KafkaError::MessageProduction(code),
+        }
     }
 
     /// Where the records of the open transaction lie, all of which are delivered.
@@ -294,7 +298,10 @@ impl Transaction<'_> {
             TransactionError::Call { operation, consequence: Consequence::AbortAndRewind | Consequence::Retry, source } => {
                 TransactionError::Call { operation, consequence: Consequence::StartOver, source }
             }
-            error @ (TransactionError::Config(_) | TransactionError::Client(_) | TransactionError::Offsets(_) | TransactionError::Call { .. }) => error,
+            error @ (TransactionError::Config(_)
+            | TransactionError::Client(_)
+            | TransactionError::Offsets(_)
+            | TransactionError::Call { .. }) => error,
         })?;
         session.open = false;
         Ok(())

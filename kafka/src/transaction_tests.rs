@@ -27,13 +27,20 @@ fn cluster() -> Cluster {
     let mock = MockCluster::new(1).unwrap();
     mock.create_topic(TOPIC, 4, 1).unwrap();
     mock.create_topic(PROGRESS.topic, 1, 1).unwrap();
-    let config = KafkaConfig { bootstrap_servers: vec![mock.bootstrap_servers()], security: KafkaSecurity::default(), credentials_dir: None };
+    let config =
+        KafkaConfig { bootstrap_servers: vec![mock.bootstrap_servers()], security: KafkaSecurity::default(), credentials_dir: None };
     Cluster { mock, config }
 }
 
 impl Cluster {
     fn open(&self) -> Result<Session, TransactionError> {
-        Session::open(Target { config: &self.config, transactional_id: "weir.n.j.events-0", topic: TOPIC, partitions: &[0, 2], max_message_bytes: 1_000_000 })
+        Session::open(Target {
+            config: &self.config,
+            transactional_id: "weir.n.j.events-0",
+            topic: TOPIC,
+            partitions: &[0, 2],
+            max_message_bytes: 1_000_000,
+        })
     }
 
     fn fail(&self, api: RDKafkaApiKey, error: RDKafkaRespErr) {
@@ -55,7 +62,9 @@ fn publish(session: &mut Session, records: u32) -> Result<Vec<(i32, OffsetRange)
 fn call(error: &TransactionError) -> (Operation, Consequence) {
     match error {
         TransactionError::Call { operation, consequence, .. } => (*operation, *consequence),
-        TransactionError::Config(_) | TransactionError::Client(_) | TransactionError::Offsets(_) => panic!("{error:?} is not a failed call"),
+        TransactionError::Config(_) | TransactionError::Client(_) | TransactionError::Offsets(_) => {
+            panic!("{error:?} is not a failed call")
+        }
     }
 }
 

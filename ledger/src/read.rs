@@ -28,9 +28,11 @@ impl Ledger {
     /// The whole object as JSON; `None` if there is none.
     pub async fn get_json<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, LedgerError> {
         let Some(bytes) = self.get(key).await? else { return Ok(None) };
-        serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|source| LedgerError::Decode { bucket: self.bucket.clone(), key: key.to_owned(), source })
+        serde_json::from_slice(&bytes).map(Some).map_err(|source| LedgerError::Decode {
+            bucket: self.bucket.clone(),
+            key: key.to_owned(),
+            source,
+        })
     }
 
     /// Bytes `range` of an object that must be there, all of them.
@@ -132,7 +134,9 @@ impl Ledger {
         match self.client.head_object().bucket(&self.bucket).key(key).send().await {
             Ok(head) => Ok(Some(head.content_length.and_then(|length| u64::try_from(length).ok()).unwrap_or(0))),
             // A response to HEAD has no body, so a missing bucket looks the same: ask again in a way that tells.
-            Err(SdkError::ServiceError(error)) if error.raw().status().as_u16() == 404 => Ok(self.get(key).await?.map(|bytes| bytes.len() as u64)),
+            Err(SdkError::ServiceError(error)) if error.raw().status().as_u16() == 404 => {
+                Ok(self.get(key).await?.map(|bytes| bytes.len() as u64))
+            }
             Err(error) => {
                 tracing::debug!(key, status = status(&error), "head failed");
                 Err(LedgerError::request("looking at", &self.bucket, key, &error))

@@ -44,7 +44,12 @@ impl Ledger {
                 Err(error) => error,
             };
             match status(&error) {
-                Some(412) => return self.compare(key, &bytes).await?.ok_or_else(|| LedgerError::Vanished { bucket: self.bucket.clone(), key: key.to_owned() }),
+                Some(412) => {
+                    return self
+                        .compare(key, &bytes)
+                        .await?
+                        .ok_or_else(|| LedgerError::Vanished { bucket: self.bucket.clone(), key: key.to_owned() });
+                }
                 Some(409) => {
                     if let Some(found) = self.compare(key, &bytes).await? {
                         return Ok(found);
@@ -160,7 +165,8 @@ impl Upload {
         }
         let Ledger { client, bucket } = &self.ledger;
         let parts = CompletedMultipartUpload::builder().set_parts(Some(std::mem::take(&mut self.parts))).build();
-        let done = client.complete_multipart_upload().bucket(bucket).key(&self.key).upload_id(&self.id).multipart_upload(parts).send().await;
+        let done =
+            client.complete_multipart_upload().bucket(bucket).key(&self.key).upload_id(&self.id).multipart_upload(parts).send().await;
         match done {
             Ok(_) => Ok(()),
             // A retry of a request that had taken effect finds no such upload, but the object.

@@ -52,7 +52,11 @@ async fn an_object_that_is_not_there_is_told_from_a_store_that_is_not() {
     assert!(matches!(ledger.download("nothing", &dir.path().join("f")).await.unwrap_err(), LedgerError::Missing { .. }));
     let no_bucket = StoreLocation { bucket: "there-is-no-such-bucket".into(), ..store.clone() };
     let no_bucket = Ledger::connect(&no_bucket, Some(dir.path())).await.unwrap();
-    for error in [no_bucket.get("k").await.unwrap_err(), no_bucket.head("k").await.unwrap_err(), no_bucket.put_once("k", Bytes::new()).await.unwrap_err()] {
+    for error in [
+        no_bucket.get("k").await.unwrap_err(),
+        no_bucket.head("k").await.unwrap_err(),
+        no_bucket.put_once("k", Bytes::new()).await.unwrap_err(),
+    ] {
         assert_eq!(error.cause(), Some(Cause::Refused), "{error}");
     }
     std::fs::write(dir.path().join("aws-secret-access-key"), "wrong").unwrap();

@@ -77,12 +77,17 @@ impl Explain for RunError {
         match self {
             Self::Store(error) => store_code(error),
             Self::Client(_) => FailureCode::StoreDenied,
-            Self::Missing { .. } | Self::Decode { .. } | Self::Format { .. } | Self::OtherRun { .. } | Self::OtherSpec { .. } | Self::Manifest { .. } => {
-                FailureCode::ArtifactCorrupt
-            }
+            Self::Missing { .. }
+            | Self::Decode { .. }
+            | Self::Format { .. }
+            | Self::OtherRun { .. }
+            | Self::OtherSpec { .. }
+            | Self::Manifest { .. } => FailureCode::ArtifactCorrupt,
             Self::Conflict { .. } => FailureCode::ManifestConflict,
             Self::Scratch(_) => FailureCode::ScratchFull,
-            Self::NoContext | Self::RunFile(_) | Self::Context(_) | Self::Bytes(_) | Self::NoConnection(_) | Self::NoUnit(_) => FailureCode::Internal,
+            Self::NoContext | Self::RunFile(_) | Self::Context(_) | Self::Bytes(_) | Self::NoConnection(_) | Self::NoUnit(_) => {
+                FailureCode::Internal
+            }
         }
     }
 }
@@ -185,14 +190,24 @@ impl PlannedRun {
     }
 
     /// As above, where bodies may be the same without being equal: `is_same` compares the one that is there with this one.
-    pub async fn put_manifest_like<B: Serialize + DeserializeOwned>(&self, key: &str, seconds: f64, body: B, is_same: impl FnOnce(&B, &B) -> bool) -> Result<(), RunError> {
+    pub async fn put_manifest_like<B: Serialize + DeserializeOwned>(
+        &self,
+        key: &str,
+        seconds: f64,
+        body: B,
+        is_same: impl FnOnce(&B, &B) -> bool,
+    ) -> Result<(), RunError> {
         let manifest = Manifest::new(self.run.context.run.clone(), self.plan_hash, self.run.context.attempt, seconds, body);
         match self.run.ledger.put_once(key, Bytes::from(manifest.to_bytes())).await? {
             PutOnce::Written | PutOnce::Same => Ok(()),
             PutOnce::Different { found } => {
                 let first = self.parse::<B>(key, &found)?;
                 let (there, here) = (first.body_digest, manifest.body_digest);
-                if there == here || is_same(&first.body, &manifest.body) { Ok(()) } else { Err(RunError::Conflict { key: key.to_owned(), there, here }) }
+                if there == here || is_same(&first.body, &manifest.body) {
+                    Ok(())
+                } else {
+                    Err(RunError::Conflict { key: key.to_owned(), there, here })
+                }
             }
         }
     }

@@ -51,7 +51,10 @@ impl Scratch {
         let before = self.inner.bytes_used.fetch_add(bytes, Ordering::Relaxed);
         if before.saturating_add(bytes) > self.inner.bytes_max {
             self.inner.bytes_used.fetch_sub(bytes, Ordering::Relaxed);
-            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, format!("more than the {} bytes of scratch space are needed", self.inner.bytes_max)));
+            return Err(io::Error::new(
+                io::ErrorKind::QuotaExceeded,
+                format!("more than the {} bytes of scratch space are needed", self.inner.bytes_max),
+            ));
         }
         Ok(())
     }

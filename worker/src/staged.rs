@@ -9,21 +9,27 @@ use std::{
 use datafusion::{
     arrow::{
         array::{
-            Array as _, ArrayRef, AsArray as _, BinaryArray, BinaryBuilder, Int32Array, Int32Builder, Int64Array, Int64Builder, RecordBatch,
-            StringArray, StringBuilder,
+            Array as _, ArrayRef, AsArray as _, BinaryArray, BinaryBuilder, Int32Array, Int32Builder, Int64Array, Int64Builder,
+            RecordBatch, StringArray, StringBuilder,
         },
         datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef},
         error::ArrowError,
     },
     parquet::{
-        arrow::{ArrowWriter, arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder}},
+        arrow::{
+            ArrowWriter,
+            arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder},
+        },
         basic::{Compression, ZstdLevel},
         errors::ParquetError,
         file::properties::{EnabledStatistics, WriterProperties},
     },
 };
 use sha2::{Digest as _, Sha256};
-use weir_crds::contract::{digest::{RecordView, Sha256Digest}, manifest::RecordsDigest};
+use weir_crds::contract::{
+    digest::{RecordView, Sha256Digest},
+    manifest::RecordsDigest,
+};
 
 use crate::scratch::{Scratch, ScratchFile};
 
@@ -279,14 +285,28 @@ mod tests {
     use super::*;
 
     fn record(index: u64, value: &[u8]) -> (i32, Option<Vec<u8>>, Vec<u8>, i64, String) {
-        ((index % 3) as i32, (!index.is_multiple_of(4)).then(|| index.to_le_bytes().to_vec()), value.to_vec(), index as i64, format!("id-{index}"))
+        (
+            (index % 3) as i32,
+            (!index.is_multiple_of(4)).then(|| index.to_le_bytes().to_vec()),
+            value.to_vec(),
+            index as i64,
+            format!("id-{index}"),
+        )
     }
 
     fn write(rows: u64, scratch: &Scratch) -> WrittenPart {
         let mut writer = PartWriter::new(scratch).unwrap();
         for index in 0..rows {
             let (partition, key, value, timestamp_ms, event_id) = record(index, &vec![index as u8; 2000]);
-            let staged = StagedRecord { partition, key: key.as_deref(), value: &value, timestamp_ms, event_id: &event_id, source: "s", event_type: "t" };
+            let staged = StagedRecord {
+                partition,
+                key: key.as_deref(),
+                value: &value,
+                timestamp_ms,
+                event_id: &event_id,
+                source: "s",
+                event_type: "t",
+            };
             writer.push(&staged).unwrap();
         }
         writer.finish().unwrap()
@@ -308,7 +328,15 @@ mod tests {
                 let batch = batch.unwrap();
                 for found in (0..).map_while(|row| batch.record(row)) {
                     let (partition, key, value, timestamp_ms, event_id) = record(next, &vec![next as u8; 2000]);
-                    let wanted = StagedRecord { partition, key: key.as_deref(), value: &value, timestamp_ms, event_id: &event_id, source: "s", event_type: "t" };
+                    let wanted = StagedRecord {
+                        partition,
+                        key: key.as_deref(),
+                        value: &value,
+                        timestamp_ms,
+                        event_id: &event_id,
+                        source: "s",
+                        event_type: "t",
+                    };
                     assert_eq!(found, wanted);
                     next += 1;
                 }

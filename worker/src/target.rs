@@ -35,7 +35,11 @@ impl Explain for TargetError {
 
 /// Compares what is there with what is pinned.
 pub async fn check(admin: &Admin, sink: &PlannedSink) -> Result<(), TargetError> {
-    let changed = |what, planned: &dyn ToString, found: &dyn ToString| TargetError::Changed { what, planned: planned.to_string(), found: found.to_string() };
+    let changed = |what, planned: &dyn ToString, found: &dyn ToString| TargetError::Changed {
+        what,
+        planned: planned.to_string(),
+        found: found.to_string(),
+    };
     let cluster = admin.cluster().await?;
     if cluster.id != sink.cluster_id {
         return Err(changed("cluster id", &sink.cluster_id, &cluster.id));

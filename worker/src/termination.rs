@@ -66,10 +66,16 @@ pub const fn remedy(code: FailureCode) -> &'static str {
         FailureCode::StoreDenied => "let the job's identity read and write the artifact store under <prefix>/<namespace>/",
         FailureCode::StoreUnavailable => "none needed: it is tried again when the artifact store answers",
         FailureCode::ArtifactCorrupt => "restore the object from a version or backup of the artifact store, then raise runGeneration",
-        FailureCode::ManifestConflict => "two attempts disagree, so the sources have changed or the run directory was edited: raise runGeneration",
-        FailureCode::QuarantineLimit => "look at the quarantined rows; correct the select, or raise reconstruct.maxQuarantinedPercent, then raise runGeneration",
+        FailureCode::ManifestConflict => {
+            "two attempts disagree, so the sources have changed or the run directory was edited: raise runGeneration"
+        }
+        FailureCode::QuarantineLimit => {
+            "look at the quarantined rows; correct the select, or raise reconstruct.maxQuarantinedPercent, then raise runGeneration"
+        }
         FailureCode::KafkaUnavailable => "none needed: it is tried again when the brokers answer",
-        FailureCode::KafkaDenied => "give the job's Kafka user the rights that the documentation lists for workers, and check its credentials",
+        FailureCode::KafkaDenied => {
+            "give the job's Kafka user the rights that the documentation lists for workers, and check its credentials"
+        }
         FailureCode::TopicMissing => "create the topic, or correct sinks[].kafka.topic",
         FailureCode::TargetUnsuitable => "change the target's settings, or publish to another topic",
         FailureCode::TargetChanged => "the plan was made for another topic or cluster: raise runGeneration to plan for this one",
@@ -77,7 +83,9 @@ pub const fn remedy(code: FailureCode) -> &'static str {
         FailureCode::ProgressCorrupt => "somebody else writes to the progress topic: take that right away and restore the record",
         FailureCode::Superseded => "none needed: a higher generation goes on",
         FailureCode::Fenced => "none needed: another attempt goes on",
-        FailureCode::VerifyMismatch => "compare the topic with the published manifests: records were lost, changed or added by another producer",
+        FailureCode::VerifyMismatch => {
+            "compare the topic with the published manifests: records were lost, changed or added by another producer"
+        }
         FailureCode::ScratchFull => "give workers more scratch space in the class, or make slices shorter",
         FailureCode::Interrupted => "none needed: the next attempt goes on",
         FailureCode::Internal => "report it, with the worker's log",
@@ -136,7 +144,10 @@ mod tests {
             unit: "u".into(),
             attempt: 1,
             items_done: 0,
-            failures: codes.iter().map(|code| Failure { code: *code, item: None, field: None, cause: String::new(), remedy: String::new() }).collect(),
+            failures: codes
+                .iter()
+                .map(|code| Failure { code: *code, item: None, field: None, cause: String::new(), remedy: String::new() })
+                .collect(),
         };
         assert_eq!(exit_code(&result(&[])), 0);
         assert_eq!(exit_code(&result(&[FailureCode::Interrupted, FailureCode::Fenced])), 3);

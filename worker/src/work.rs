@@ -94,7 +94,11 @@ async fn extract_all(planned: &PlannedRun, chunks: &[usize], counters: &Counters
     failures.0
 }
 
-async fn extract_one(planned: &PlannedRun, extractor: &Extractor, chunk: &weir_crds::contract::plan::PlannedChunk) -> Result<(), Box<dyn Explain>> {
+async fn extract_one(
+    planned: &PlannedRun,
+    extractor: &Extractor,
+    chunk: &weir_crds::contract::plan::PlannedChunk,
+) -> Result<(), Box<dyn Explain>> {
     let key = planned.run.keys.extracted(&chunk.id);
     if planned.manifest::<Extracted>(&key).await.map_err(boxed)?.is_some() {
         return Ok(());
@@ -143,7 +147,13 @@ async fn assemble_one(planned: &PlannedRun, assembler: &Assembler, slice: usize)
     Ok(planned.put_manifest(&key, since.elapsed().as_secs_f64(), staged).await?)
 }
 
-async fn publish_all(planned: &PlannedRun, buckets: &[usize], slices: &[usize], counters: &Counters, stop: &CancellationToken) -> Vec<Failure> {
+async fn publish_all(
+    planned: &PlannedRun,
+    buckets: &[usize],
+    slices: &[usize],
+    counters: &Counters,
+    stop: &CancellationToken,
+) -> Vec<Failure> {
     counters.set_items_total(buckets.len() * slices.len());
     let all = planned.plan.buckets();
     let mine = buckets.iter().filter_map(|index| all.get(*index).cloned()).collect();

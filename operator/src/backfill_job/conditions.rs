@@ -26,7 +26,7 @@ pub fn wanted(
     work: Option<&Work<'_>>,
     old: Option<&BackfillJobStatus>,
 ) -> Vec<Wanted> {
-    let view = seen.ledger();
+    let view = seen.ledger().filter(|_| waits.iter().all(|w| w.wait != Wait::SpecDiffersFromRun));
     let mut conditions = vec![planned(view), approved(seen, view, decision)];
     conditions.push(sources(view, waits));
     conditions.push(targets(view, waits));

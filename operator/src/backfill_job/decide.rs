@@ -5,7 +5,6 @@
 
 use std::{collections::BTreeMap, convert::Infallible, ops::ControlFlow, time::Duration};
 
-use bytes::Bytes;
 use jiff::Timestamp;
 use weir_crds::{
     backfill_job::{ApprovalMode, Phase},
@@ -14,7 +13,7 @@ use weir_crds::{
         digest::Sha256Digest,
         names,
         plan::Plan,
-        result::{Outcome, OutcomeRecord},
+        result::{Disposition, FailureRecord, Outcome, OutcomeRecord},
         run::RunSpec,
         units::{PLAN_UNIT, Verb},
     },
@@ -23,14 +22,14 @@ use weir_crds::{
 
 use super::{
     accounting,
-    authority::{self, Authority},
+    authority::{self, Authority, Class},
     decision::{AT_ONCE, Action, BUSY_INTERVAL, Decision, IDLE_INTERVAL, WAITING_INTERVAL},
     job_template,
     observed::{Ledger, LedgerView, Observed, PlanFile, RunFile, Worker},
     phase::{Hold, Stage},
     schedule::{self, Attempts, Candidate, Turn},
     wait::Wait,
-    work::{Standing, Work, items},
+    work::{Standing, Work, items, sentence},
 };
 
 /// What an item takes where none of its kind has been done yet: Jobs are cut to minutes of work.
@@ -49,6 +48,7 @@ pub fn decide(seen: &Observed, now: Timestamp) -> Decision {
 fn steps(seen: &Observed, now: Timestamp) -> Step<Infallible> {
     let stop = Stop::of(seen, now);
     let view = known_ledger(seen, stop)?;
+    another_recovery(seen, view)?;
     over(seen, view)?;
     if let Some(stop) = stop {
         return Break(stopped(seen, view, stop, now));
@@ -138,11 +138,39 @@ fn never_begun(seen: &Observed) -> bool {
     seen.pods_left == 0 && seen.workers.is_empty() && seen.job.status.as_ref().is_none_or(|s| s.run.is_none())
 }
 
+/// An object that was created again under the generation of another recovery neither ends nor takes over that one.
+fn another_recovery(seen: &Observed, view: &LedgerView) -> Step<()> {
+    let (Some(run), Ok(class)) = (&view.run, authority::class(seen)) else { return Continue(()) };
+    let shown = seen.job.status.as_ref().and_then(|s| s.run.as_ref());
+    if shown.is_some_and(|r| r.digest == digest_text(run.digest)) {
+        return Continue(());
+    }
+    match spec_differs(seen, view, run, &class) {
+        None => Continue(()),
+        Some(message) => Break(Decision::new(Stage::Unbegun, Hold::Nothing).wait(Wait::SpecDiffersFromRun, message)),
+    }
+}
+
+/// What to say when the spec resolves to another run than the one that lies in the store under its generation.
+fn spec_differs(seen: &Observed, view: &LedgerView, run: &RunFile, class: &Class<'_>) -> Option<String> {
+    let wanted = RunSpec::resolve(view.run_id.clone(), &seen.job.spec, class.name, &class.class.spec).to_bytes();
+    if seen.job.spec.run_generation < view.run_id.generation || run.bytes == wanted {
+        return None;
+    }
+    let fields = differences(&run.bytes, &wanted).join(", ");
+    let id = &view.run_id;
+    Some(format!(
+        "run {id} was begun with another content of: {fields}; set it back, or raise spec.runGeneration to run with the new content"
+    ))
+}
+
 /// After the outcome nothing runs, and nothing else is decided.
 fn over(seen: &Observed, view: &LedgerView) -> Step<()> {
     let Some(record) = &view.outcome else { return Continue(()) };
-    let left: Vec<Action> = seen.workers.iter().filter(|w| w.generation <= view.run_id.generation).filter_map(schedule::delete).collect();
-    let again = if left.is_empty() { IDLE_INTERVAL } else { WAITING_INTERVAL };
+    // Jobs that have ended without success are left to their TTL: their logs may be wanted.
+    let done = record.outcome == Outcome::Completed;
+    let left: Vec<Action> = seen.workers.iter().filter(|w| done || w.is_open()).filter_map(schedule::delete).collect();
+    let again = if left.is_empty() && seen.pods_left == 0 { IDLE_INTERVAL } else { WAITING_INTERVAL };
     let mut decision = Decision::new(Stage::Over(record.outcome), Hold::Nothing).act(left).again(again);
     match record.outcome {
         Outcome::Completed => {}
@@ -208,17 +236,12 @@ fn authority<'a>(seen: &'a Observed, view: &LedgerView) -> Step<Authority<'a>> {
 /// `run.json` is there and says what the spec says.
 fn begun<'a>(seen: &Observed, view: &'a LedgerView, authority: &Authority<'_>, now: Timestamp) -> Step<&'a RunFile> {
     let spec = &seen.job.spec;
-    let wanted = || RunSpec::resolve(view.run_id.clone(), spec, authority.class_name, &authority.class.spec).to_bytes();
+    let class = Class { name: authority.class_name, class: authority.class };
     if let Some(run) = &view.run {
-        if spec.run_generation < view.run_id.generation || run.bytes == wanted() {
-            return Continue(run);
-        }
-        let fields = differences(&run.bytes, &wanted()).join(", ");
-        let message = format!(
-            "run {} was begun with another content of: {fields}; set it back, or raise spec.runGeneration to run with the new content",
-            view.run_id
-        );
-        return Break(Decision::new(stage(seen, view), Hold::Nothing).wait(Wait::SpecDiffersFromRun, message).again(WAITING_INTERVAL));
+        return match spec_differs(seen, view, run, &class) {
+            None => Continue(run),
+            Some(message) => Break(Decision::new(stage(seen, view), Hold::Nothing).wait(Wait::SpecDiffersFromRun, message)),
+        };
     }
     let mut errors = validate::backfill_job(spec);
     let reason = if errors.is_empty() { "ExceedsClass" } else { "InvalidSpec" };
@@ -233,7 +256,8 @@ fn begun<'a>(seen: &Observed, view: &'a LedgerView, authority: &Authority<'_>, n
         let again = complete_at.duration_since(now).unsigned_abs().clamp(AT_ONCE, IDLE_INTERVAL);
         return Break(Decision::new(Stage::Unbegun, Hold::Nothing).wait(Wait::SourceIncomplete, message).again(again));
     }
-    let put = Action::PutRun { key: view.keys.run(), bytes: Bytes::from(wanted()) };
+    let bytes = RunSpec::resolve(view.run_id.clone(), spec, class.name, &class.class.spec).to_bytes();
+    let put = Action::PutRun { key: view.keys.run(), bytes: bytes.into() };
     Break(Decision::new(Stage::Unbegun, Hold::Nothing).act(vec![put]).again(AT_ONCE))
 }
 
@@ -246,40 +270,41 @@ fn differences(a: &[u8], b: &[u8]) -> Vec<String> {
 
 /// `plan.json` is there; otherwise it is being made.
 fn planned<'a>(seen: &Observed, view: &'a LedgerView, authority: &Authority<'_>, now: Timestamp) -> Step<&'a PlanFile> {
-    let standing = match &view.plan {
-        Some(_) => Standing::Done,
-        None => plan_standing(view, seen.job.spec.attempts()),
-    };
-    let candidate = Candidate { unit: PLAN_UNIT, verb: Verb::Plan, standing, planned: PLANNED_ITEM };
-    let turn = turn(seen, view, authority, &[candidate], now);
-    match &view.plan {
-        // Jobs of the plan that have ended are cleaned up with the others, later.
-        Some(file) => Continue(file),
-        None if standing == Standing::Broken && turn.alive == 0 => {
-            let last = view.failures.range((PLAN_UNIT.to_owned(), 0)..=(PLAN_UNIT.to_owned(), u32::MAX)).last();
-            let failure = last.and_then(|(_, record)| record.failures.first());
-            let (reason, message) = failure.map_or_else(
-                || ("Failed".to_owned(), "planning failed".to_owned()),
-                |f| (format!("{:?}", f.code), super::work::sentence(f)),
-            );
-            Break(end(view, Stage::Unplanned, Outcome::Failed, &reason, message, now))
-        }
-        None => Break(carry_out(seen, view, authority, turn, Stage::Unplanned, now)),
+    if let Some(file) = &view.plan {
+        return Continue(file);
     }
+    let standing = plan_standing(view, seen.job.spec.attempts());
+    let turn = turn(seen, view, authority, &[plan_unit(standing)], now);
+    if standing == Standing::Broken && turn.alive == 0 && turn.actions.is_empty() {
+        let failures = plan_records(view).flat_map(|record| &record.failures);
+        let fatal = failures.clone().find(|f| f.code.disposition() == Disposition::Final);
+        let (reason, message) = fatal
+            .or_else(|| failures.last())
+            .map_or_else(|| ("Failed".to_owned(), "planning failed".to_owned()), |f| (format!("{:?}", f.code), sentence(f)));
+        return Break(end(view, Stage::Unplanned, Outcome::Failed, &reason, message, now));
+    }
+    Break(carry_out(seen, view, authority, turn, Stage::Unplanned, now))
+}
+
+fn plan_unit(standing: Standing) -> Candidate<'static> {
+    Candidate { unit: PLAN_UNIT, verb: Verb::Plan, standing, planned: PLANNED_ITEM }
+}
+
+fn plan_records(view: &LedgerView) -> impl Iterator<Item = &FailureRecord> + Clone {
+    view.failures.range((PLAN_UNIT.to_owned(), 0)..=(PLAN_UNIT.to_owned(), u32::MAX)).map(|(_, record)| record.as_ref())
 }
 
 fn plan_standing(view: &LedgerView, attempts_max: u32) -> Standing {
-    let records: Vec<_> = view.failures.range((PLAN_UNIT.to_owned(), 0)..=(PLAN_UNIT.to_owned(), u32::MAX)).collect();
-    let fatal =
-        records.iter().flat_map(|(_, r)| &r.failures).any(|f| f.code.disposition() == weir_crds::contract::result::Disposition::Final);
-    if fatal || records.len() >= attempts_max as usize { Standing::Broken } else { Standing::Ready }
+    let fatal = plan_records(view).flat_map(|r| &r.failures).any(|f| f.code.disposition() == Disposition::Final);
+    if fatal || plan_records(view).count() >= attempts_max as usize { Standing::Broken } else { Standing::Ready }
 }
 
 fn approved(seen: &Observed, view: &LedgerView, file: &PlanFile) -> Step<()> {
     if is_approved(seen, file) {
         return Continue(());
     }
-    let decision = Decision::new(stage(seen, view), Hold::Nothing).again(IDLE_INTERVAL);
+    let ended = seen.workers.iter().filter(|w| w.verb == Verb::Plan && !w.is_open()).filter_map(schedule::delete).collect();
+    let decision = Decision::new(stage(seen, view), Hold::Nothing).act(ended).again(IDLE_INTERVAL);
     let hash = file.hash_text();
     Break(match &seen.job.spec.approval.plan_hash {
         None => decision.wait(Wait::Approval, format!("the plan {hash} waits for approval")),
@@ -316,7 +341,9 @@ fn go_on(seen: &Observed, view: &LedgerView, authority: &Authority<'_>, file: &P
         }
         return end(view, stage, Outcome::Failed, "LedgerMismatch", mismatch.to_string(), now);
     }
-    let turn = turn(seen, view, authority, &candidates(&work, view), now);
+    let mut units = vec![plan_unit(Standing::Done)];
+    units.extend(candidates(&work, view));
+    let turn = turn(seen, view, authority, &units, now);
     if work.all_verified() && turn.orders.is_empty() {
         let message = format!("all {} slices are published and verified", file.plan.slices.len());
         return end(view, stage, Outcome::Completed, "Completed", message, now).act(turn.actions);
@@ -389,11 +416,8 @@ fn carry_out(seen: &Observed, view: &LedgerView, authority: &Authority<'_>, turn
     let soon = turn.next_at.map(|at| at.duration_since(now).unsigned_abs()).unwrap_or(BUSY_INTERVAL).min(BUSY_INTERVAL);
     let mut waits = turn.waits;
     waits.sort_by_key(|w| !w.wait.stalls());
-    let mut decision =
-        Decision::new(stage, Hold::Nothing).act(actions).waits(waits).again(if recorded { AT_ONCE } else { soon.max(AT_ONCE) });
-    if let Some(at) = turn.next_at.filter(|_| turn.orders.is_empty()) {
-        decision = decision.wait(Wait::Backoff, format!("the next attempt begins at {at:.0}"));
-    }
+    let again = if recorded { AT_ONCE } else { soon.max(AT_ONCE) };
+    let decision = Decision::new(stage, Hold::Nothing).act(actions).waits(waits).again(again);
     lowered(seen, view).into_iter().fold(decision, |d, message| d.wait(Wait::GenerationLowered, message))
 }
 

@@ -21,6 +21,7 @@ use weir_crds::{
         names::job_name,
         plan::Plan,
         run::{CONTEXT_ENV, CREDENTIALS_DIR, CREDENTIALS_ENV, MEMORY_BYTES_ENV, SCRATCH_BYTES_ENV, SCRATCH_ENV, WorkerContext},
+        units::Verb,
     },
 };
 
@@ -166,7 +167,7 @@ fn container(seen: &Observed, view: &LedgerView, authority: &Authority<'_>, imag
         name: CONTAINER.into(),
         image: Some(image.to_owned()),
         image_pull_policy: Some("IfNotPresent".into()),
-        args: Some(vec![order.verb.as_str().into(), "--unit".into(), order.unit.clone()]),
+        args: Some(arguments(order)),
         env: Some(environment(seen, view, authority, image, order)),
         resources: Some(ResourceRequirements { requests: Some(resources.clone()), limits: Some(resources), ..Default::default() }),
         security_context: Some(SecurityContext {
@@ -179,6 +180,16 @@ fn container(seen: &Observed, view: &LedgerView, authority: &Authority<'_>, imag
         termination_message_policy: Some("File".into()),
         volume_mounts: Some(mounts),
         ..Default::default()
+    }
+}
+
+fn arguments(order: &Order) -> Vec<String> {
+    match order.verb {
+        // There is one plan.
+        Verb::Plan => vec!["plan".into()],
+        Verb::Extract | Verb::Assemble | Verb::Publish | Verb::Verify => {
+            vec![order.verb.as_str().into(), "--unit".into(), order.unit.clone()]
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
     decision::Action,
     observed::{Worker, WorkerState},
     wait::{Wait, Waiting},
-    work::Standing,
+    work::{Standing, sentence},
 };
 
 /// A Job that takes this many times its planned time is silent, whatever its pod says.
@@ -89,9 +89,11 @@ impl Turn {
     /// The Jobs of one unit: cleans up what has ended, and says which attempt could begin now.
     fn unit(&mut self, candidate: &Candidate<'_>, own: &[&Worker], seen: Attempts<'_>, now: Timestamp) -> Option<Order> {
         let failures = seen.failures;
-        let done = match candidate.standing {
-            Standing::Done | Standing::Broken => true,
-            Standing::Ready | Standing::Waiting | Standing::Blocked => false,
+        // What is left of a unit that is blocked is for nobody to do.
+        let (complete, done) = match candidate.standing {
+            Standing::Done | Standing::Blocked => (true, true),
+            Standing::Broken => (false, true),
+            Standing::Ready | Standing::Waiting => (false, false),
         };
         let newest = own.iter().map(|w| w.attempt).max().unwrap_or(0);
         let records = failures.range((candidate.unit.to_owned(), 0)..=(candidate.unit.to_owned(), u32::MAX));
@@ -102,7 +104,9 @@ impl Turn {
         for worker in own {
             let known = failures.contains_key(&(worker.unit.clone(), worker.attempt));
             match &worker.state {
-                WorkerState::Ended { .. } if done || known || worker.attempt < newest && !counts(worker) => self.delete(worker),
+                // The newest that has ended stays until the next attempt begins: its log may be wanted.
+                WorkerState::Ended { .. } if complete || worker.attempt < newest && (known || !counts(worker)) => self.delete(worker),
+                WorkerState::Ended { .. } if done || known => {}
                 WorkerState::Ended { at, how } => match attempts::verdict(how) {
                     Verdict::Counts(failures) => {
                         unrecorded = true;
@@ -138,6 +142,10 @@ impl Turn {
         if let Some(at) = begin_at.filter(|at| *at > now) {
             self.alive += 1;
             self.next_at = Some(self.next_at.map_or(at, |next| next.min(at)));
+            let cause = last.and_then(|(_, record)| record.failures.first()).map(|f| format!("failed: {}", sentence(f)));
+            let cause = cause.unwrap_or_else(|| "was interrupted".to_owned());
+            self.waits
+                .push(Waiting::new(Wait::Backoff, format!("{}: the last attempt {cause}; the next begins at {at:.0}", candidate.unit)));
             return None;
         }
         let pods = seen.pods.get(candidate.unit).copied().unwrap_or(0);

@@ -16,7 +16,7 @@ use super::{
     partitions::{self, cut},
     phase,
     progress::{self, Pace},
-    wait::Waiting,
+    wait::{Wait, Waiting},
     work::Work,
 };
 
@@ -28,7 +28,8 @@ const QUARANTINE_REASONS_MAX: usize = 10;
 /// `waits`: those of the decision, and what came up while it was carried out.
 pub fn status(seen: &Observed, decision: &Decision, waits: &[Waiting], pace: &Pace, now: Timestamp) -> BackfillJobStatus {
     let old = seen.job.status.as_ref();
-    let view = seen.ledger();
+    // Another recovery's numbers are not this object's.
+    let view = seen.ledger().filter(|_| waits.iter().all(|w| w.wait != Wait::SpecDiffersFromRun));
     let file = view.and_then(|v| v.plan.as_ref());
     let work = view.zip(file).map(|(view, file)| Work::new(file, view, seen.job.spec.attempts()));
     // Without a look at the store, and when all is over, the numbers of before still stand.

@@ -77,8 +77,15 @@ impl Accounts {
         for (source, by_type) in self.by.iter().enumerate() {
             for (event_type, c) in by_type {
                 if c.selected != c.duplicates + c.quarantined + c.staged {
-                    let sum = format!("selected {} ≠ duplicates {} + quarantined {} + staged {}", c.selected, c.duplicates, c.quarantined, c.staged);
-                    return Err(AssembleError::Conservation { source_name: self.sources[source].clone(), event_type: event_type.clone(), sum });
+                    let sum = format!(
+                        "selected {} ≠ duplicates {} + quarantined {} + staged {}",
+                        c.selected, c.duplicates, c.quarantined, c.staged
+                    );
+                    return Err(AssembleError::Conservation {
+                        source_name: self.sources[source].clone(),
+                        event_type: event_type.clone(),
+                        sum,
+                    });
                 }
             }
             let came: u64 = by_type.values().map(|c| c.selected).sum();
@@ -112,7 +119,13 @@ impl Accounts {
             for (event_type, found) in invalid {
                 let total = total.get(event_type).copied().unwrap_or(found);
                 if exceeds(found, total, limit) {
-                    return Err(AssembleError::OverLimit { source_name: name.clone(), event_type: event_type.to_owned(), found, total, limit: limit.to_owned() });
+                    return Err(AssembleError::OverLimit {
+                        source_name: name.clone(),
+                        event_type: event_type.to_owned(),
+                        found,
+                        total,
+                        limit: limit.to_owned(),
+                    });
                 }
             }
             let (found, total) = mine().fold((0, 0), |(found, total), share| (found + share.unplaced, total + share.read));
@@ -125,7 +138,11 @@ impl Accounts {
 
     /// As the manifest has them.
     pub fn by(&self) -> Vec<StagedCounts> {
-        let all = self.sources.iter().zip(&self.by).flat_map(|(source, by_type)| by_type.iter().map(move |(event_type, c)| (source, event_type, c)));
+        let all = self
+            .sources
+            .iter()
+            .zip(&self.by)
+            .flat_map(|(source, by_type)| by_type.iter().map(move |(event_type, c)| (source, event_type, c)));
         all.map(|(source, event_type, c)| StagedCounts {
             source: source.clone(),
             event_type: event_type.clone(),
@@ -139,7 +156,8 @@ impl Accounts {
 
     /// The most frequent reasons.
     pub fn reasons(&self) -> Vec<ReasonCount> {
-        let mut reasons: Vec<ReasonCount> = self.reasons.iter().map(|(refusal, rows)| ReasonCount { reason: refusal.reason(), rows: *rows }).collect();
+        let mut reasons: Vec<ReasonCount> =
+            self.reasons.iter().map(|(refusal, rows)| ReasonCount { reason: refusal.reason(), rows: *rows }).collect();
         reasons.sort_by(|a, b| b.rows.cmp(&a.rows).then_with(|| a.reason.cmp(&b.reason)));
         reasons.truncate(REASONS_MAX);
         reasons

@@ -37,9 +37,13 @@ pub enum AssembleError {
     Quarantine(#[source] Box<ExtractError>),
     #[error("the list of source objects cannot be read")]
     Objects(#[from] ObjectListError),
-    #[error("of the rows of source {source_name} with event type {event_type:?}, {found} of {total} are invalid; reconstruct.maxQuarantinedPercent allows {limit} %")]
+    #[error(
+        "of the rows of source {source_name} with event type {event_type:?}, {found} of {total} are invalid; reconstruct.maxQuarantinedPercent allows {limit} %"
+    )]
     OverLimit { source_name: String, event_type: String, found: u64, total: u64, limit: String },
-    #[error("of the rows of source {source_name} that may belong to the slice, {found} of {total} are so broken that they have no event time; reconstruct.maxQuarantinedPercent allows {limit} %")]
+    #[error(
+        "of the rows of source {source_name} that may belong to the slice, {found} of {total} are so broken that they have no event time; reconstruct.maxQuarantinedPercent allows {limit} %"
+    )]
     OverLimitUnplaced { source_name: String, found: u64, total: u64, limit: String },
     #[error("the slice has more than {max} event types; is eventType the right column?")]
     EventTypes { max: usize },
@@ -54,7 +58,9 @@ impl Explain for AssembleError {
         match self {
             Self::Run(error) => error.code(),
             Self::Store(error) => store_code(error),
-            Self::NoData { .. } | Self::Segment { .. } | Self::Decode(_) | Self::Record(_) | Self::Objects(_) => FailureCode::ArtifactCorrupt,
+            Self::NoData { .. } | Self::Segment { .. } | Self::Decode(_) | Self::Record(_) | Self::Objects(_) => {
+                FailureCode::ArtifactCorrupt
+            }
             Self::Spill(error) if error.is_full() => FailureCode::ScratchFull,
             Self::Staged(error) if error.is_full() => FailureCode::ScratchFull,
             Self::Quarantine(error) => error.code(),

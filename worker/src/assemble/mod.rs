@@ -125,7 +125,9 @@ impl Assembler {
 }
 
 /// The one sink of a run, as it was declared and as it was planned.
-pub fn sink(planned: &PlannedRun) -> Result<(Arc<weir_crds::backfill_job::KafkaSink>, weir_crds::contract::plan::PlannedSink), AssembleError> {
+pub fn sink(
+    planned: &PlannedRun,
+) -> Result<(Arc<weir_crds::backfill_job::KafkaSink>, weir_crds::contract::plan::PlannedSink), AssembleError> {
     let declared = planned.run.spec.sinks.first().and_then(|sink| sink.kafka.clone());
     let pinned = planned.plan.sinks.first().cloned();
     declared.map(Arc::new).zip(pinned).ok_or(AssembleError::NoSink)

@@ -286,7 +286,9 @@ fn date(days: i32, out: &mut Vec<u8>) -> Result<(), Unfit> {
     if !DATE_DAYS.contains(&days) {
         return Err(Unfit::new(UnfitReason::YearOutOfRange));
     }
-    let date = jiff::civil::date(1970, 1, 1).checked_add(jiff::Span::new().days(i64::from(days))).map_err(|_| Unfit::new(UnfitReason::YearOutOfRange))?;
+    let date = jiff::civil::date(1970, 1, 1)
+        .checked_add(jiff::Span::new().days(i64::from(days)))
+        .map_err(|_| Unfit::new(UnfitReason::YearOutOfRange))?;
     push_display(format_args!("\"{date}\""), out);
     Ok(())
 }

@@ -30,7 +30,8 @@ fn one(array: ArrayRef, encoding: Encoding) -> Result<String, Unfit> {
 #[test]
 fn numbers_keep_all_their_digits() {
     assert_eq!(one(Arc::new(Int64Array::from(vec![i64::MIN])), PLAIN).unwrap(), "-9223372036854775808");
-    let decimal = |value: i128, scale| one(Arc::new(Decimal128Array::from(vec![value]).with_precision_and_scale(38, scale).unwrap()), PLAIN).unwrap();
+    let decimal =
+        |value: i128, scale| one(Arc::new(Decimal128Array::from(vec![value]).with_precision_and_scale(38, scale).unwrap()), PLAIN).unwrap();
     assert_eq!(decimal(12_345, 2), "123.45");
     assert_eq!(decimal(-5, 3), "-0.005");
     assert_eq!(decimal(0, 2), "0.00");
@@ -48,7 +49,9 @@ fn what_json_cannot_hold_is_unfit() {
 
 #[test]
 fn times_are_encoded_as_declared_and_never_rounded() {
-    let time = |micros, timestamps| one(Arc::new(TimestampMicrosecondArray::from(vec![micros]).with_timezone("+00:00")), Encoding { timestamps, ..PLAIN });
+    let time = |micros, timestamps| {
+        one(Arc::new(TimestampMicrosecondArray::from(vec![micros]).with_timezone("+00:00")), Encoding { timestamps, ..PLAIN })
+    };
     assert_eq!(time(1_500_000, TimestampEncoding::EpochMillis).unwrap(), "1500");
     assert_eq!(time(1_500_001, TimestampEncoding::EpochMillis).unwrap_err().reason, UnfitReason::FinerThanEncoding);
     assert_eq!(time(-1, TimestampEncoding::EpochMillis).unwrap_err().reason, UnfitReason::FinerThanEncoding);

@@ -45,7 +45,8 @@ impl Shares {
         let PlannedRun { run, plan, .. } = planned;
         let mut wanted: Vec<(usize, Vec<usize>)> = Vec::new();
         for (index, chunk) in plan.chunks.iter().enumerate() {
-            let covered = slices.iter().copied().filter(|slice| chunk.event_times.is_none_or(|times| times.overlaps(&plan.slices[*slice].interval)));
+            let covered =
+                slices.iter().copied().filter(|slice| chunk.event_times.is_none_or(|times| times.overlaps(&plan.slices[*slice].interval)));
             let covered: Vec<usize> = covered.collect();
             if !covered.is_empty() {
                 wanted.push((index, covered));

@@ -67,7 +67,11 @@ impl Assembly {
     }
 
     /// Gives `each` the survivors in the order of publishing.
-    pub fn finish<E: From<SpillError>>(self, dropped: &mut impl FnMut(RowRef<'_>), mut each: impl FnMut(RowRef<'_>) -> Result<(), E>) -> Result<(), E> {
+    pub fn finish<E: From<SpillError>>(
+        self,
+        dropped: &mut impl FnMut(RowRef<'_>),
+        mut each: impl FnMut(RowRef<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut by_id = self.by_id;
         if by_id.runs.is_empty() {
             by_id.buffer.sort(By::Id);
@@ -239,7 +243,13 @@ mod tests {
         }
 
         fn of(row: RowRef<'_>) -> Self {
-            Self { id: row.event_id.into(), time_us: row.time_us, origin: row.origin, key: row.key.map(<[u8]>::to_vec), value: row.value.to_vec() }
+            Self {
+                id: row.event_id.into(),
+                time_us: row.time_us,
+                origin: row.origin,
+                key: row.key.map(<[u8]>::to_vec),
+                value: row.value.to_vec(),
+            }
         }
     }
 
@@ -278,7 +288,13 @@ mod tests {
     }
 
     fn rows() -> impl Strategy<Value = Vec<Row>> {
-        let row = (0u32..40, 0i64..20, 0u16..3, prop::option::of(prop::collection::vec(any::<u8>(), 0..4)), prop::collection::vec(any::<u8>(), 0..60));
+        let row = (
+            0u32..40,
+            0i64..20,
+            0u16..3,
+            prop::option::of(prop::collection::vec(any::<u8>(), 0..4)),
+            prop::collection::vec(any::<u8>(), 0..60),
+        );
         prop::collection::vec(row, 0..200).prop_map(|rows| {
             let with_origin = rows.into_iter().enumerate().map(|(index, (id, time_us, source, key, value))| Row {
                 id: format!("id-{id}"),

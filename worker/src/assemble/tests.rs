@@ -11,7 +11,13 @@ use datafusion::arrow::{
     ipc::writer::StreamWriter,
 };
 use serde_json::json;
-use weir_crds::contract::{digest::Sha256Digest, keys::RunKeys, manifest::RecordsDigest, plan::Plan, run::{RunSpec, WorkerContext}};
+use weir_crds::contract::{
+    digest::Sha256Digest,
+    keys::RunKeys,
+    manifest::RecordsDigest,
+    plan::Plan,
+    run::{RunSpec, WorkerContext},
+};
 use weir_kafka::murmur2;
 use weir_ledger::Ledger;
 
@@ -58,8 +64,10 @@ async fn planned(dir: &std::path::Path) -> PlannedRun {
         "estimates": {"events": 0, "bytes": 0, "objects": 0}, "sampledBytes": 0
     }))
     .unwrap();
-    let context: WorkerContext =
-        serde_json::from_value(json!({"run": run, "store": store, "kafka": {}, "unit": "assemble-0000", "attempt": 1, "parallelism": 1, "workerImage": "w"})).unwrap();
+    let context: WorkerContext = serde_json::from_value(
+        json!({"run": run, "store": store, "kafka": {}, "unit": "assemble-0000", "attempt": 1, "parallelism": 1, "workerImage": "w"}),
+    )
+    .unwrap();
     std::fs::write(dir.join("aws-access-key-id"), "k").unwrap();
     std::fs::write(dir.join("aws-secret-access-key"), "s").unwrap();
     let run = Run {
@@ -140,7 +148,9 @@ async fn neither_the_memory_budget_nor_the_order_of_segments_changes_a_byte() {
     shuffled.rotate_left(1);
     // The rows have some 4 MB: less than a tenth of them fit.
     for other in [assemble(&planned, &segments(), 300_000), assemble(&planned, &shuffled, 200_000)] {
-        let digests = |assembled: &Assembled| assembled.buckets.iter().map(|b| (b.bucket.clone(), b.written.sha256, b.partitions.clone())).collect::<Vec<_>>();
+        let digests = |assembled: &Assembled| {
+            assembled.buckets.iter().map(|b| (b.bucket.clone(), b.written.sha256, b.partitions.clone())).collect::<Vec<_>>()
+        };
         assert_eq!(digests(&whole), digests(&other));
         assert_eq!(whole.by, other.by);
     }

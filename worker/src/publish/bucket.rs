@@ -44,9 +44,16 @@ pub struct BucketPublisher {
 }
 
 impl BucketPublisher {
-    pub fn new(planned: PlannedRun, bucket: Bucket, slices: Vec<usize>, counters: Counters, stop: CancellationToken) -> Result<Self, PublishError> {
+    pub fn new(
+        planned: PlannedRun,
+        bucket: Bucket,
+        slices: Vec<usize>,
+        counters: Counters,
+        stop: CancellationToken,
+    ) -> Result<Self, PublishError> {
         let sink = planned.plan.sinks.get(bucket.sink).cloned().ok_or(PublishError::NoSink)?;
-        let declared = planned.run.spec.sinks.iter().find(|declared| declared.name == sink.name).and_then(|declared| declared.kafka.clone());
+        let declared =
+            planned.run.spec.sinks.iter().find(|declared| declared.name == sink.name).and_then(|declared| declared.kafka.clone());
         let spec = Arc::new(declared.ok_or(PublishError::NoSink)?);
         let config = planned.run.kafka(&sink.cluster)?;
         let admin = Admin::new(&config).map_err(target::TargetError::Admin)?;
@@ -127,7 +134,10 @@ impl BucketPublisher {
             match self.spec.ordering {
                 // Progress has left the slice behind, which is only done once its manifest is there.
                 Ordering::PerKey if is_overtaken => {
-                    return Err(PublishError::ManifestGone { slice: plan.slices[slice].id.to_string(), bucket: self.identity.bucket.id.clone() });
+                    return Err(PublishError::ManifestGone {
+                        slice: plan.slices[slice].id.to_string(),
+                        bucket: self.identity.bucket.id.clone(),
+                    });
                 }
                 Ordering::PerKey | Ordering::None => work.push(slice),
             }

@@ -33,7 +33,9 @@ pub enum PublishError {
     Staged(#[from] StagedError),
     #[error("the manifest of slice {slice} in bucket {bucket} is gone, though progress is at a later slice")]
     ManifestGone { slice: String, bucket: String },
-    #[error("generation {generation} published to this topic by a sink named {then}, which is now named {now}: its producers cannot be fenced under another name")]
+    #[error(
+        "generation {generation} published to this topic by a sink named {then}, which is now named {now}: its producers cannot be fenced under another name"
+    )]
     SinkRenamed { generation: u32, then: String, now: String },
     #[error("the run has no Kafka sink")]
     NoSink,

@@ -20,7 +20,13 @@ use crate::{progress::Counters, run::PlannedRun};
 
 /// Publishes some slices, by index and in order, of some buckets side by side. `stop` asks to end what is open and go.
 /// What became of each bucket is told apart.
-pub async fn publish(planned: &PlannedRun, buckets: Vec<Bucket>, slices: &[usize], counters: &Counters, stop: &CancellationToken) -> Vec<(String, Result<(), PublishError>)> {
+pub async fn publish(
+    planned: &PlannedRun,
+    buckets: Vec<Bucket>,
+    slices: &[usize],
+    counters: &Counters,
+    stop: &CancellationToken,
+) -> Vec<(String, Result<(), PublishError>)> {
     let tasks: Vec<_> = buckets
         .into_iter()
         .map(|bucket| {

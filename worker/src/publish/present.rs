@@ -2,7 +2,10 @@
 //!
 //! Read from their recorded ranges, after their producers have been fenced, so it cannot grow any more.
 
-use std::{collections::{BTreeMap, HashSet}, ops::ControlFlow};
+use std::{
+    collections::{BTreeMap, HashSet},
+    ops::ControlFlow,
+};
 
 use tokio::runtime::Handle;
 use weir_crds::{
@@ -21,7 +24,10 @@ use weir_kafka::{
     range::{Isolation, Range, Reader},
 };
 
-use super::{error::PublishError, progress::{Identity, Records}};
+use super::{
+    error::PublishError,
+    progress::{Identity, Records},
+};
 use crate::{headers, run::RunError};
 
 /// Event ids, by the first half of their SHA-256: 16 bytes each, and no two ids meet by chance.
@@ -64,18 +70,27 @@ impl Generations {
         let own = &run.context.run;
         let folders = Handle::current().block_on(run.ledger.folders(run.keys.job())).map_err(RunError::Store)?;
         let mut earlier = Vec::new();
-        for generation in folders.iter().filter_map(|folder| folder.strip_prefix('g')?.strip_suffix('/')?.parse().ok()).filter(|g| *g < own.generation) {
+        for generation in
+            folders.iter().filter_map(|folder| folder.strip_prefix('g')?.strip_suffix('/')?.parse().ok()).filter(|g| *g < own.generation)
+        {
             let id = RunId { generation, ..own.clone() };
             let keys = RunKeys::new(&run.context.store.prefix, &id);
             // A generation without a plan has published nothing.
             let Some(bytes) = Handle::current().block_on(run.ledger.get(&keys.plan())).map_err(RunError::Store)? else { continue };
             let plan: Plan = serde_json::from_slice(&bytes).map_err(|source| RunError::Decode { key: keys.plan(), source })?;
-            let there = plan.sinks.iter().find(|sink| sink.cluster_id == identity.sink.cluster_id && sink.topic_id == identity.sink.topic_id);
+            let there =
+                plan.sinks.iter().find(|sink| sink.cluster_id == identity.sink.cluster_id && sink.topic_id == identity.sink.topic_id);
             let Some(there) = there else { continue };
             if there.name != identity.sink.name {
                 return Err(PublishError::SinkRenamed { generation, then: there.name.clone(), now: identity.sink.name.clone() });
             }
-            earlier.push(Earlier { run: id, keys, plan, plan_hash: Sha256Digest::of(&bytes), progress: records.earlier.remove(&generation) });
+            earlier.push(Earlier {
+                run: id,
+                keys,
+                plan,
+                plan_hash: Sha256Digest::of(&bytes),
+                progress: records.earlier.remove(&generation),
+            });
         }
         Ok(Self { earlier })
     }

@@ -73,7 +73,11 @@ impl Identity {
             return Err(corrupt("its digest is another".to_owned()));
         }
         let (run, own) = (&record.run, &self.planned.run.context.run);
-        if run.namespace != own.namespace || run.name != own.name || progress_key(&self.transactional_id, run.generation) != key || record.bucket != self.bucket.id {
+        if run.namespace != own.namespace
+            || run.name != own.name
+            || progress_key(&self.transactional_id, run.generation) != key
+            || record.bucket != self.bucket.id
+        {
             return Err(corrupt(format!("it is that of run {run}, bucket {}", record.bucket)));
         }
         Ok(record)

@@ -24,7 +24,12 @@ use weir_kafka::{
     transaction::{ProgressRecord, Record, Transaction},
 };
 
-use super::{error::PublishError, present::Present, progress::Identity, start::{Started, failed}};
+use super::{
+    error::PublishError,
+    present::Present,
+    progress::Identity,
+    start::{Started, failed},
+};
 use crate::{
     headers,
     progress::Counters,
@@ -80,7 +85,11 @@ impl SliceJob<'_> {
                 match self.transaction(started, &mut rows, at.clone()) {
                     Ok(next) => (at, aborted) = (next, 0),
                     Err(error) if aborted < ABORTS_MAX && is_to_be_aborted(&error) => {
-                        tracing::warn!(bucket = self.identity.bucket.id, error = &error as &dyn std::error::Error, "aborting and going back");
+                        tracing::warn!(
+                            bucket = self.identity.bucket.id,
+                            error = &error as &dyn std::error::Error,
+                            "aborting and going back"
+                        );
                         started.session.abort().map_err(|source| failed(self.identity, source))?;
                         rows = Rows::open(&part, at.rows)?;
                         aborted += 1;
@@ -100,7 +109,9 @@ impl SliceJob<'_> {
         let part = self.staged.part.sha256;
         match &own.at {
             Some(at) if at.slice == *self.slice && at.part == part && at.rows <= self.staged.part.rows => Ok(at.clone()),
-            Some(at) if at.slice == *self.slice => Err(self.part_error(format!("progress was made in the part {} with {} rows", at.part, at.rows))),
+            Some(at) if at.slice == *self.slice => {
+                Err(self.part_error(format!("progress was made in the part {} with {} rows", at.part, at.rows)))
+            }
             Some(_) | None => Ok(SliceProgress { slice: self.slice.clone(), part, rows: 0, partitions: BTreeMap::new() }),
         }
     }

@@ -66,7 +66,9 @@ fn require_topic(identity: &Identity, admin: &Admin, topic: &str) -> Result<(), 
     let found = Handle::current().block_on(admin.topic(topic)).map_err(target::TargetError::Admin)?;
     match found {
         Some(_) => Ok(()),
-        None => Err(PublishError::ProgressLost { bucket: identity.bucket.id.clone(), what: format!("the progress topic {topic} is not there") }),
+        None => {
+            Err(PublishError::ProgressLost { bucket: identity.bucket.id.clone(), what: format!("the progress topic {topic} is not there") })
+        }
     }
 }
 
@@ -75,7 +77,10 @@ fn begin(identity: &Identity, session: &mut Session, topic: &str) -> Result<Buck
     let run = &identity.planned.run;
     let marker = run.keys.publishing(&identity.bucket.id);
     if Handle::current().block_on(identity.planned.manifest::<Begun>(&marker))?.is_some() {
-        return Err(PublishError::ProgressLost { bucket: identity.bucket.id.clone(), what: format!("there is no progress record {}", identity.key) });
+        return Err(PublishError::ProgressLost {
+            bucket: identity.bucket.id.clone(),
+            what: format!("there is no progress record {}", identity.key),
+        });
     }
     let zero = identity.record(0, None);
     commit_progress(identity, session, topic, &zero)?;

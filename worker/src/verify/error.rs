@@ -17,9 +17,13 @@ pub enum VerifyError {
     Read(#[source] RangeError),
     #[error("slice {slice}, bucket {bucket}, partition {partition}: the manifest says that other records were published than were staged")]
     NotAsStaged { slice: String, bucket: String, partition: i32 },
-    #[error("slice {slice}, partition {partition}, offsets {first} to {last}: {found} records of the slice were read and {sent} were published")]
+    #[error(
+        "slice {slice}, partition {partition}, offsets {first} to {last}: {found} records of the slice were read and {sent} were published"
+    )]
     Count { slice: String, partition: i32, first: i64, last: i64, found: u64, sent: u64 },
-    #[error("slice {slice}, partition {partition}, offsets {first} to {last}: the records that were read are not those that were published, or not in their order")]
+    #[error(
+        "slice {slice}, partition {partition}, offsets {first} to {last}: the records that were read are not those that were published, or not in their order"
+    )]
     Content { slice: String, partition: i32, first: i64, last: i64 },
     #[error("slice {slice}: {others} records of other producers lie in the side topic between those of the backfill")]
     Aliens { slice: String, others: u64 },

@@ -53,7 +53,9 @@ impl Verifier {
         let staged: Staged = self.planned.required(&run.keys.staged(&slice)).await?;
         let mut expected = Expected::new(&run.context.run, &slice, self.spec.timestamps);
         for bucket in plan.buckets() {
-            let Some(published) = self.planned.manifest::<Published>(&run.keys.published(&slice, &bucket.id)).await? else { return Ok(None) };
+            let Some(published) = self.planned.manifest::<Published>(&run.keys.published(&slice, &bucket.id)).await? else {
+                return Ok(None);
+            };
             let staged = staged.buckets.iter().find(|staged| staged.bucket == bucket.id).map(|staged| &staged.partitions);
             expected.add(&bucket.id, staged, &published)?;
         }

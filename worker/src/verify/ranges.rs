@@ -70,8 +70,11 @@ impl Expected {
 
     /// Reads the ranges. `progress` hears of records and bytes now and then.
     pub fn read(&self, reader: &Reader, mut progress: impl FnMut(u64, u64)) -> Result<Found, VerifyError> {
-        let ranges: Vec<Range> =
-            self.partitions.iter().map(|(partition, (_, offsets))| Range { partition: *partition, first: offsets.first, end: offsets.last + 1 }).collect();
+        let ranges: Vec<Range> = self
+            .partitions
+            .iter()
+            .map(|(partition, (_, offsets))| Range { partition: *partition, first: offsets.first, end: offsets.last + 1 })
+            .collect();
         let mut found = Found::default();
         let read = reader.read(&ranges, |record| {
             progress(1, record.value().map_or(0, <[u8]>::len) as u64);
@@ -135,8 +138,14 @@ mod tests {
     }
 
     fn published(partitions: &[(i32, RecordsDigest, RecordsDigest, Option<OffsetRange>)]) -> Published {
-        let partitions = partitions.iter().map(|(p, staged, sent, offsets)| (*p, PublishedPartition { staged: *staged, sent: *sent, offsets: *offsets }));
-        Published { slice: SliceId::from_start("2026-11-03T06:00:00Z".parse().unwrap()), bucket: "b-0".into(), partitions: partitions.collect() }
+        let partitions = partitions
+            .iter()
+            .map(|(p, staged, sent, offsets)| (*p, PublishedPartition { staged: *staged, sent: *sent, offsets: *offsets }));
+        Published {
+            slice: SliceId::from_start("2026-11-03T06:00:00Z".parse().unwrap()),
+            bucket: "b-0".into(),
+            partitions: partitions.collect(),
+        }
     }
 
     const OFFSETS: Option<OffsetRange> = Some(OffsetRange { first: 3, last: 9 });

@@ -59,7 +59,8 @@ async fn seen(world: &World) -> BTreeMap<String, u32> {
     let (config, topic) = (world.kafka(), world.topic.clone());
     let read = move || {
         let reader = Reader::new(&config, &topic, Isolation::Committed).unwrap();
-        let ranges: Vec<Offsets> = (0..PARTITIONS).map(|partition| Offsets { partition, first: 0, end: reader.bounds(partition).unwrap().1 }).collect();
+        let ranges: Vec<Offsets> =
+            (0..PARTITIONS).map(|partition| Offsets { partition, first: 0, end: reader.bounds(partition).unwrap().1 }).collect();
         let (mut ids, mut last_of_key): (BTreeMap<String, u32>, BTreeMap<Vec<u8>, i64>) = Default::default();
         let done = reader.read(&ranges, |record| {
             let Some(id) = record.header("weir-event-id") else { return ControlFlow::<()>::Continue(()) };
@@ -197,7 +198,15 @@ async fn a_zombie_commits_nothing() {
         let target = Target { config: &config, transactional_id: &id, topic: &topic, partitions: &[0], max_message_bytes: 1_000_000 };
         let mut zombie = Session::open(target).unwrap();
         let mut transaction = zombie.begin().unwrap();
-        transaction.send(weir_kafka::transaction::Record { partition: 0, key: None, value: b"zombie", timestamp_ms: None, headers: &[("weir-event-id", b"z")] }).unwrap();
+        transaction
+            .send(weir_kafka::transaction::Record {
+                partition: 0,
+                key: None,
+                value: b"zombie",
+                timestamp_ms: None,
+                headers: &[("weir-event-id", b"z")],
+            })
+            .unwrap();
         transaction.delivered().unwrap();
         let _replacement = Session::open(target).unwrap();
         let fenced = transaction.commit(ProgressRecord { topic: &progress, key: "k", value: b"v" }).unwrap_err();
@@ -257,7 +266,8 @@ async fn a_staged_part_that_was_damaged_is_found_by_its_digest() {
     let world = World::new("damaged").await;
     let planned = world.planned(1, &rows()).await;
     must(&planned, &[Verb::Assemble]).await;
-    let staged: weir_crds::contract::manifest::Staged = planned.required(&planned.run.keys.staged(&planned.plan.slices[0].id)).await.unwrap();
+    let staged: weir_crds::contract::manifest::Staged =
+        planned.required(&planned.run.keys.staged(&planned.plan.slices[0].id)).await.unwrap();
     let part = &staged.buckets[0].part;
     let mut bytes = planned.run.ledger.get(&part.key).await.unwrap().unwrap().to_vec();
     let middle = bytes.len() / 2;

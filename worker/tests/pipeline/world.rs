@@ -178,7 +178,8 @@ async fn extracted(planned: &PlannedRun, rows: &[Range<u64>]) {
     }
     let total = index.iter().map(|entry| entry.rows).sum();
     let sha256 = Sha256Digest::of(&data);
-    let part = PartRef { key: planned.run.keys.extracted_part("logs-00001", &sha256.short()), sha256, bytes: data.len() as u64, rows: total };
+    let part =
+        PartRef { key: planned.run.keys.extracted_part("logs-00001", &sha256.short()), sha256, bytes: data.len() as u64, rows: total };
     planned.run.ledger.put_part(&part.key, data.into()).await.unwrap();
     let manifest = Extracted {
         chunk: "logs-00001".into(),
@@ -215,7 +216,9 @@ fn segment(start_us: i64, rows: Range<u64>) -> Vec<u8> {
     let count = usize::try_from(rows.end - rows.start).unwrap();
     let columns: Vec<ArrayRef> = vec![
         Arc::new(StringArray::from_iter_values(rows.clone().map(|row| format!("event-{row}")))),
-        Arc::new(TimestampMicrosecondArray::from_iter_values(rows.clone().map(|row| start_us + (row % 60_000) as i64 * 1000)).with_timezone(UTC)),
+        Arc::new(
+            TimestampMicrosecondArray::from_iter_values(rows.clone().map(|row| start_us + (row % 60_000) as i64 * 1000)).with_timezone(UTC),
+        ),
         Arc::new(StringArray::from_iter_values(rows.clone().map(|_| "click"))),
         Arc::new(Int64Array::from_iter(rows.clone().map(|row| (row % 7 > 0).then_some(row as i64 % 100)))),
         Arc::new(UInt16Array::from(vec![0; count])),
