@@ -87,7 +87,7 @@ fn about_to_plan() -> (World, Vec<Action>) {
 fn created(body: &Value) {
     let pod = &body["spec"]["template"]["spec"];
     let container = &pod["containers"][0];
-    assert_eq!(body["metadata"]["name"], "gap-8e8b8bd1-g1-plan-a1");
+    assert_eq!(body["metadata"]["name"], "gap-538dc10e-g1-plan-a1");
     assert_eq!(
         body["metadata"]["ownerReferences"],
         json!([{"apiVersion": "weir.dev/v1alpha1", "kind": "BackfillJob", "name": "gap", "uid": JOB_UID, "controller": true}])
@@ -146,7 +146,7 @@ async fn a_name_that_is_taken_is_fine_only_if_it_is_the_same_worker() {
             Call { method: Method::POST, path: JOBS, body: |_| {}, answer: error(409, "AlreadyExists") },
             Call {
                 method: Method::GET,
-                path: "/apis/batch/v1/namespaces/growth/jobs/gap-8e8b8bd1-g1-plan-a1",
+                path: "/apis/batch/v1/namespaces/growth/jobs/gap-538dc10e-g1-plan-a1",
                 body: |_| {},
                 answer: (200, found),
             },
@@ -179,7 +179,7 @@ async fn deletions_name_the_very_object() {
     for answer in [(200, json!({"kind": "Status", "status": "Success"})), error(404, "NotFound"), error(409, "Conflict")] {
         let call = Call {
             method: Method::DELETE,
-            path: "/apis/batch/v1/namespaces/growth/jobs/gap-8e8b8bd1-g1-plan-a1",
+            path: "/apis/batch/v1/namespaces/growth/jobs/gap-538dc10e-g1-plan-a1",
             body: |body| {
                 assert_eq!(body["propagationPolicy"], "Background");
                 assert!(body["preconditions"]["uid"].as_str().is_some_and(|u| u.starts_with("uid-")));

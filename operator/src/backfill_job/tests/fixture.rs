@@ -25,7 +25,7 @@ pub fn time(text: &str) -> jiff::Timestamp {
 
 /// After the window and its lateness.
 pub fn start() -> jiff::Timestamp {
-    time("2026-11-04T00:00:00Z")
+    time("2026-11-05T00:00:00Z")
 }
 
 /// `slices` slices of a minute.

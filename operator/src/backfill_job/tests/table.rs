@@ -45,7 +45,7 @@ fn what_is_missing_before_the_run_begins() {
         ("class changed", |w| w.class.metadata.generation = Some(2), Phase::Pending, Some(Wait::ClassNotReady)),
         ("cluster not ready", |w| w.cluster.status = None, Phase::Pending, Some(Wait::ClusterNotReady)),
         ("no grant", |w| w.cluster.spec.grants[0].namespaces = vec!["others".into()], Phase::Pending, Some(Wait::GrantMissing)),
-        ("grant to write only", |w| drop(w.cluster.spec.grants[0].verbs.remove(0)), Phase::Pending, Some(Wait::GrantMissing)),
+        ("grant to write only", |w| w.cluster.spec.grants[0].verbs.truncate(1), Phase::Pending, Some(Wait::GrantMissing)),
         ("no account", |w| w.account = Account::Missing, Phase::Pending, Some(Wait::ServiceAccountMissing)),
         ("account not allowed", |w| w.account = Account::NotAllowed, Phase::Pending, Some(Wait::ServiceAccountNotAllowed)),
         ("too early", |w| w.now = fixture::time("2026-11-03T08:00:00Z"), Phase::Pending, Some(Wait::SourceIncomplete)),

@@ -236,7 +236,13 @@ impl World {
                 open.len() <= 1
             }
             (Items::Slices(slices), Verb::Assemble) => {
-                let open: Vec<String> = ids(slices).into_iter().filter(|s| !self.manifests.staged.contains_key(s)).collect();
+                // A slice whose chunks are not there has failed, and is left alone.
+                let covered = |s: &String| {
+                    let slice = file.plan.slice(s).unwrap();
+                    file.plan.covering(slice).all(|c| self.manifests.extracted.contains_key(&c.id))
+                };
+                let open = ids(slices).into_iter().filter(|s| !self.manifests.staged.contains_key(s));
+                let open: Vec<String> = open.filter(covered).collect();
                 if let Some(slice) = open.first() {
                     let body = self.staged(slice);
                     self.manifests.staged.insert(slice.clone(), Arc::new(Timed { body, seconds }));
@@ -255,7 +261,9 @@ impl World {
             }
             (Items::Buckets { buckets, slices }, _) => {
                 let all = file.plan.buckets();
-                let pairs = buckets.iter().flat_map(|b| ids(slices).into_iter().map(|s| (s, all[*b].id.clone())));
+                // What is not staged has failed, and nothing may overtake it.
+                let staged: Vec<String> = ids(slices).into_iter().take_while(|s| self.manifests.staged.contains_key(s)).collect();
+                let pairs = buckets.iter().flat_map(|b| staged.iter().map(|s| (s.clone(), all[*b].id.clone())));
                 let open: Vec<(String, String)> = pairs.filter(|p| !self.manifests.published.contains_key(p)).collect();
                 if let Some((slice, bucket)) = open.first() {
                     let body = self.published(slice, bucket);
