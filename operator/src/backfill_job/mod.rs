@@ -37,8 +37,6 @@ mod wait;
 mod work;
 mod workers;
 
-#[cfg(test)]
-mod tests;
 
 use crate::context::{Context, FIELD_MANAGER, Memory};
 use decision::Decision;

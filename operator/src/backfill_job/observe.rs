@@ -192,8 +192,8 @@ async fn ledger(ctx: &Context, seen: &Observed, cache: &mut RunCache) -> Ledger 
             Ledger::Read(view)
         }
         Ok(Err(error)) => match error.cause() {
-            Some(Cause::Denied | Cause::Refused) => Ledger::Unreadable { denied: true, message: error_chain(&error) },
-            Some(Cause::Unavailable) => Ledger::Unreadable { denied: false, message: error_chain(&error) },
+            Some(Cause::Denied) => Ledger::Unreadable { denied: true, message: error_chain(&error) },
+            Some(Cause::Unavailable | Cause::Refused) => Ledger::Unreadable { denied: false, message: error_chain(&error) },
             None => Ledger::Corrupt { message: error_chain(&error) },
         },
         Err(_) => Ledger::Unreadable {

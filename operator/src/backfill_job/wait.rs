@@ -1,6 +1,6 @@
 //! What a job waits for. Each becomes the reason of a condition; nothing here decides anything.
 
-use weir_crds::contract::result::{Disposition, FailureCode};
+use weir_crds::contract::result::FailureCode;
 
 /// Why nothing, or not everything, goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +17,6 @@ pub enum Wait {
     ServiceAccountNotAllowed,
     /// The artifact store does not answer: it is never taken for an empty one.
     StoreUnavailable,
-    /// The artifact store refuses: the credentials, or a bucket that is not there.
     StoreDenied,
     /// An object of the run is not what its digest says.
     ArtifactCorrupt,
@@ -88,20 +87,16 @@ impl Wait {
             | Self::GrantMissing
             | Self::ServiceAccountMissing
             | Self::ServiceAccountNotAllowed
+            | Self::StoreUnavailable
             | Self::StoreDenied
             | Self::ArtifactCorrupt
             | Self::SpecDiffersFromRun
             | Self::PlanHashMismatch
             | Self::ProgressTopicUnavailable
             | Self::WorkerCannotStart
+            | Self::Worker(_)
             | Self::NothingCanGoOn => true,
-            // What is away comes back by itself; what was refused needs somebody.
-            Self::Worker(code) => match code.disposition() {
-                Disposition::Stalled => true,
-                Disposition::Wait | Disposition::Yielded | Disposition::UsesAttempt | Disposition::Final => false,
-            },
-            Self::StoreUnavailable
-            | Self::SourceIncomplete | Self::Approval | Self::EarlierWorkers | Self::Draining | Self::Backoff | Self::GenerationLowered => {
+            Self::SourceIncomplete | Self::Approval | Self::EarlierWorkers | Self::Draining | Self::Backoff | Self::GenerationLowered => {
                 false
             }
         }
