@@ -37,7 +37,6 @@ mod wait;
 mod work;
 mod workers;
 
-
 use crate::context::{Context, FIELD_MANAGER, Memory};
 use decision::Decision;
 use observed::Observed;

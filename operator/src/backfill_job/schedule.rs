@@ -21,6 +21,9 @@ const OVERDUE_FACTOR: u32 = 10;
 /// … but not before this: a plan of seconds would otherwise start a second worker for nothing.
 const OVERDUE_MIN: Duration = Duration::from_secs(600);
 
+/// A worker that has run for so long has reached what it needs.
+const UNDER_WAY: Duration = Duration::from_secs(30);
+
 /// A unit that may be run, in the order of preference.
 #[derive(Clone, Debug)]
 pub struct Candidate<'a> {
@@ -104,8 +107,12 @@ impl Turn {
         for worker in own {
             let known = failures.contains_key(&(worker.unit.clone(), worker.attempt));
             match &worker.state {
-                // The newest that has ended stays until the next attempt begins: its log may be wanted.
-                WorkerState::Ended { .. } if complete || worker.attempt < newest && (known || !counts(worker)) => self.delete(worker),
+                WorkerState::Ended { .. } if complete => self.delete(worker),
+                // One that has ended stays until the next attempt is under way: its log may be wanted, and what stalled
+                // it may well stall that one too.
+                WorkerState::Ended { .. } if (known || !counts(worker)) && own.iter().any(|w| is_under_way(w, worker.attempt, now)) => {
+                    self.delete(worker)
+                }
                 WorkerState::Ended { .. } if done || known => {}
                 WorkerState::Ended { at, how } => match attempts::verdict(how) {
                     Verdict::Counts(failures) => {
@@ -162,6 +169,16 @@ impl Turn {
 pub fn delete(worker: &Worker) -> Option<Action> {
     let (name, uid, resource_version) = (worker.name.clone(), worker.uid.clone(), worker.resource_version.clone());
     (!worker.deleting).then_some(Action::DeleteJob { name, uid, resource_version })
+}
+
+/// Whether a worker is a later attempt than `earlier` and has got beyond where attempts find out what stalls them.
+fn is_under_way(worker: &Worker, earlier: u32, now: Timestamp) -> bool {
+    worker.attempt > earlier
+        && match &worker.state {
+            WorkerState::Starting { .. } => false,
+            WorkerState::Running { since, .. } => now.duration_since(*since).unsigned_abs() >= UNDER_WAY,
+            WorkerState::Ended { .. } => true,
+        }
 }
 
 fn counts(worker: &Worker) -> bool {
