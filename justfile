@@ -8,6 +8,9 @@ build := "cargo build --quiet --locked --workspace"
 test := "cargo test --locked --workspace"
 e2e := build + " --bin weir-e2e && " + CARGO_TARGET_DIR / "debug/weir-e2e"
 
+# The files of tests that need the local cluster: those of e2e, the worker's and the ledger's.
+all := shell("basename --multiple --suffix .rs $1/e2e/tests/*.rs | tr '\\n' ' '", justfile_directory()) + "pipeline store"
+
 [private]
 default:
     @just --list
@@ -42,20 +45,18 @@ test: lint unit e2e
 # Tests without a cluster.
 unit:
     {{ test }} --lib --bins
-    {{ test }} --exclude weir-e2e --test '*'
 
-# Tests on the local cluster: all of them, or some files of e2e/tests by name. WEIR_E2E_KEEP=1 leaves the cluster up.
-e2e name="":
+# Tests on the local cluster: all of them, or some files by name: `just e2e "cluster demo"`. WEIR_E2E_KEEP=1 leaves the cluster up.
+e2e names=all:
     #!/usr/bin/env bash
     set -euo pipefail
     if [ "${WEIR_E2E_EXTERNAL:-0}" != 1 ]; then
-        just up
+        set -a && . "$(just up | tail --lines 1)" && set +a
         [ "${WEIR_E2E_KEEP:-0}" = 1 ] || trap 'just down' EXIT
     fi
     just deploy
-    names={{ if name == "" { "$(basename --suffix .rs e2e/tests/*.rs)" } else { quote(name) } }}
     # One test at a time: they share two cores, and some of them stop what the others need.
-    {{ test }} --no-fail-fast $(printf -- '--test %s ' $names) -- --test-threads=1
+    {{ test }} --no-fail-fast $(printf -- '--test %s ' {{ names }}) -- --include-ignored --test-threads=1
 
 # Formatting, lints, generated files.
 lint: format drift
@@ -91,7 +92,7 @@ tool name:
     @command -v {{ name }} >/dev/null || cargo install --locked --quiet {{ name }}
 
 # What CI runs: what fits into its time.
-ci: install format drift unit (e2e "cluster")
+ci: install lint deny unit e2e
 
 # Everything.
-full: ci lint deny e2e demo
+full: ci demo

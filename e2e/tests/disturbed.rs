@@ -13,7 +13,6 @@ use weir_e2e::demo::scene::{JOB, Job, Scene};
 use weir_e2e::demo::watch::{Watched, condition, number, phase, text};
 use weir_e2e::fixture::{self, Fixture, OPERATOR_NAMESPACE};
 use weir_e2e::handles::{Handles, Signal};
-use weir_e2e::layout::Layout;
 use weir_e2e::novashop::Settings;
 use weir_e2e::wait;
 
@@ -90,15 +89,6 @@ async fn patch(fixture: &Fixture, spec: Value) -> anyhow::Result<()> {
 
 const AUTO: Job<'_> = Job { generation: 1, approval: "Auto", parallelism: 2 };
 
-/// Whether the topic has every event of the log once, and how the job counted if `job` is given.
-async fn must_agree(scene: &Scene<'_>, live: Option<&std::path::Path>, job: Option<&Value>, generations: &[u32]) -> anyhow::Result<()> {
-    let runs: Vec<String> = generations.iter().map(|generation| scene.run(*generation)).collect();
-    let job = job.map(Value::to_string);
-    let answer = scene.truth(&Layout::from_environment(), live, job.as_deref(), &runs).await?;
-    ensure!(answer.verdict.agrees, "{}", answer.text);
-    Ok(())
-}
-
 #[tokio::test]
 async fn whatever_happens_in_the_cluster_the_topic_is_the_same() {
     fixture::run("disturbed", async |fixture| {
@@ -116,7 +106,7 @@ async fn whatever_happens_in_the_cluster_the_topic_is_the_same() {
         delete_job_of(fixture, "publish").await.context("deleting a Job that publishes")?;
         let job = watched.phase("Complete", RUN_LIMIT, |_| {}).await?;
         let (list, _) = live.end().await?;
-        must_agree(&scene, Some(&list), Some(&job), &[1]).await
+        Ok(scene.must_agree(Some(&list), Some(&job), &[1]).await?)
     })
     .await;
 }
@@ -157,13 +147,13 @@ async fn a_job_is_suspended_resumed_canceled_and_run_again() {
             (number(&complete, "/status/accounting/published"), number(&complete, "/status/accounting/alreadyPresent"));
         ensure!(present >= first && present > 0, "{present} are present, {first} were published");
         ensure!(published + present == SETTINGS.events, "{published} published, {present} present");
-        must_agree(&scene, None, Some(&complete), &[1, 2]).await?;
+        scene.must_agree(None, Some(&complete), &[1, 2]).await?;
 
         // A third run finds everything there.
         patch(fixture, json!({"runGeneration": 3})).await?;
         let complete = watched.until("the third run is complete", RUN_LIMIT, |job| is_complete(job, 3), |_| {}).await?;
         ensure!(number(&complete, "/status/accounting/published") == 0, "{complete}");
-        must_agree(&scene, None, Some(&complete), &[1, 2]).await?;
+        scene.must_agree(None, Some(&complete), &[1, 2]).await?;
 
         // A lowered generation does nothing and says so.
         patch(fixture, json!({"runGeneration": 2})).await?;
@@ -208,7 +198,7 @@ async fn a_job_that_is_created_again_is_not_run_again() {
         // With the old content it is done.
         fixture.apply(&yaml).await?;
         watched.phase("Complete", SOON, |_| {}).await?;
-        must_agree(&scene, None, None, &[1]).await
+        Ok(scene.must_agree(None, None, &[1]).await?)
     })
     .await;
 }
@@ -225,7 +215,7 @@ async fn a_job_that_is_deleted_in_the_middle_goes_on_where_it_was() {
         wait::until("its workers end", SOON, async || must_be_still(fixture).await).await?;
         fixture.apply(&scene.job(AUTO)).await?;
         let complete = watched.phase("Complete", RUN_LIMIT, |_| {}).await?;
-        must_agree(&scene, None, Some(&complete), &[1]).await
+        Ok(scene.must_agree(None, Some(&complete), &[1]).await?)
     })
     .await;
 }

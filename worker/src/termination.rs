@@ -74,7 +74,7 @@ pub const fn remedy(code: FailureCode) -> &'static str {
         }
         FailureCode::KafkaUnavailable => "none needed: it is tried again when the brokers answer",
         FailureCode::KafkaDenied => {
-            "give the job's Kafka user the rights that the documentation lists for workers, and check its credentials"
+            "correct kafka-username and kafka-password in the Secret that spec.credentialsSecretRef names, or give that user the rights that the documentation lists for workers"
         }
         FailureCode::TopicMissing => "create the topic, or correct sinks[].kafka.topic",
         FailureCode::TargetUnsuitable => "change the target's settings, or publish to another topic",

@@ -131,10 +131,10 @@ ssl.client.auth=requested
 sasl.enabled.mechanisms=SCRAM-SHA-512
 listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=\
 org.apache.kafka.common.security.scram.ScramLoginModule required;
-# Whoever comes without an identity is trusted; what the others may do is for tests to restrict.
+# Whoever comes without an identity is trusted, and so is the one SCRAM user; tests make others, who may do nothing at first.
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
-super.users=User:ANONYMOUS
-allow.everyone.if.no.acl.found=true
+super.users=User:ANONYMOUS;User:{USERNAME}
+allow.everyone.if.no.acl.found=false
 auto.create.topics.enable=false
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=4

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use aws_sdk_s3::primitives::ByteStream;
 use futures::{StreamExt as _, TryStreamExt as _};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::command;
@@ -62,6 +63,12 @@ pub enum Error {
     /// The truth could not be told.
     #[error("cannot ask the truth")]
     Truth(#[from] truth::Error),
+    /// The topic, or how the job counted, is not as the log says.
+    #[error("the topic is not as the log says: {text}")]
+    Disagrees {
+        /// What is not.
+        text: String,
+    },
 }
 
 /// A set scene. Local copies of the log go with it.
@@ -145,6 +152,15 @@ impl<'a> Scene<'a> {
             partitions: PARTITIONS,
         };
         Ok(truth::compare(layout, &question).await?)
+    }
+
+    /// Fails unless the topic has every event of the log once, by these generations of the job, and the job counted so if
+    /// `job` is given.
+    pub async fn must_agree(&self, live: Option<&Path>, job: Option<&Value>, generations: &[u32]) -> Result<(), Error> {
+        let runs: Vec<String> = generations.iter().map(|generation| self.run(*generation)).collect();
+        let job = job.map(Value::to_string);
+        let answer = self.truth(&Layout::from_environment(), live, job.as_deref(), &runs).await?;
+        if answer.verdict.agrees { Ok(()) } else { Err(Error::Disagrees { text: answer.text }) }
     }
 
     async fn upload(&self) -> Result<(), Error> {

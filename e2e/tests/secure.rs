@@ -1,0 +1,138 @@
+//! The broker's other doors. A job publishes through TLS, and through SCRAM over TLS with no more rights than the
+//! documentation lists; with the wrong password, or a right too few, it waits, says so, and goes on when that is mended.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use kube::Api;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use serde_json::{Value, json};
+use weir_e2e::demo::scene::{JOB, Job, Scene};
+use weir_e2e::demo::watch::{Watched, condition};
+use weir_e2e::environment::names;
+use weir_e2e::fixture::{self, Fixture, LABEL, OPERATOR_NAMESPACE, SECRET};
+use weir_e2e::novashop::Settings;
+use weir_e2e::wait;
+
+const SETTINGS: Settings = Settings { seed: 11, events: 5_000 };
+const RUN_LIMIT: Duration = Duration::from_secs(300);
+/// A cluster that is not ready is looked at every ten seconds.
+const SOON: Duration = Duration::from_secs(60);
+const AUTO: Job<'_> = Job { generation: 1, approval: "Auto", parallelism: 2 };
+
+/// Has the scene's KafkaCluster reached by another door, and waits until the operator has come through it.
+async fn enter_by(fixture: &Fixture, bootstrap: &str, mut spec: Value) -> anyhow::Result<()> {
+    let environment = &fixture.cluster.environment;
+    let authority = std::fs::read_to_string(environment.get(names::KAFKA_CA_FILE)?)?;
+    spec["bootstrapServers"] = json!([bootstrap]);
+    spec["security"]["caCertificates"] = authority.into();
+    let (name, patch) = (fixture.name("kafka"), json!({"spec": spec}).to_string());
+    fixture.cluster.kubectl(&["patch", "kafkacluster", &name, "--type", "merge", "--patch", &patch]).await?;
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("weir.dev", "v1alpha1", "KafkaCluster"));
+    let api: Api<DynamicObject> = Api::all_with(fixture.cluster.kube.clone(), &resource);
+    let is_ready = async || {
+        let object = serde_json::to_value(api.get(&name).await?)?;
+        let is_fresh = object.pointer("/status/observedGeneration") == object.pointer("/metadata/generation");
+        ensure!(is_fresh && condition(&object, "Ready").0 == "True", "{:?}", object.pointer("/status"));
+        Ok(())
+    };
+    Ok(wait::until("the operator comes through the other door", SOON, is_ready).await?)
+}
+
+async fn set_password(fixture: &Fixture, password: &str) -> anyhow::Result<()> {
+    let patch = json!({"stringData": {"kafka-username": user(fixture, "worker"), "kafka-password": password}}).to_string();
+    fixture.kubectl(&["patch", "secret", SECRET, "--type", "merge", "--patch", &patch]).await?;
+    Ok(())
+}
+
+fn user(fixture: &Fixture, role: &str) -> String {
+    fixture.name(role)
+}
+
+async fn create_user(fixture: &Fixture, role: &str, password: &str) -> anyhow::Result<()> {
+    let (bootstrap, user) = (fixture.cluster.environment.get(names::KAFKA_BOOTSTRAP)?, user(fixture, role));
+    let scram = format!("SCRAM-SHA-512=[password={password}]");
+    let arguments = ["--bootstrap-server", bootstrap, "--alter", "--add-config", &scram, "--entity-type", "users", "--entity-name", &user];
+    fixture.cluster.kafka_tool("kafka.admin.ConfigCommand", &arguments).await?;
+    Ok(())
+}
+
+/// Allows what a line of the documentation's table allows.
+async fn allow(fixture: &Fixture, role: &str, operations: &[&str], resource: &[&str]) -> anyhow::Result<()> {
+    let (bootstrap, principal) = (fixture.cluster.environment.get(names::KAFKA_BOOTSTRAP)?, format!("User:{}", user(fixture, role)));
+    let mut arguments = vec!["--bootstrap-server", bootstrap, "--add", "--force", "--allow-principal", &principal];
+    arguments.extend(operations.iter().flat_map(|operation| ["--operation", operation]));
+    arguments.extend_from_slice(resource);
+    fixture.cluster.kafka_tool("org.apache.kafka.tools.AclCommand", &arguments).await?;
+    Ok(())
+}
+
+/// The operator's rights, and a worker's but for publishing: as docs/src/operations.md lists them.
+async fn allow_all_but_publishing(fixture: &Fixture, topic: &str) -> anyhow::Result<()> {
+    let progress = format!("weir.{}.progress", fixture.namespace);
+    allow(fixture, "operator", &["Create", "DescribeConfigs"], &["--topic", "weir.", "--resource-pattern-type", "prefixed"]).await?;
+    allow(fixture, "worker", &["Read", "Write", "DescribeConfigs"], &["--topic", topic]).await?;
+    allow(fixture, "worker", &["Read", "Write"], &["--topic", &progress]).await?;
+    allow(fixture, "worker", &["Describe"], &["--group", "weir"]).await
+}
+
+async fn until_refused(watched: &Watched, what: &str, words: &str) -> anyhow::Result<()> {
+    let is_refused = |job: &Value| {
+        let (status, reason, message) = condition(job, "Stalled");
+        (status, reason) == ("True", "KafkaDenied") && message.contains(words)
+    };
+    watched.until(what, RUN_LIMIT, is_refused, |_| {}).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_job_publishes_over_tls() {
+    fixture::run("tls", async |fixture| {
+        let scene = Scene::set(fixture, SETTINGS, None).await?;
+        let bootstrap = fixture.cluster.environment.get(names::KAFKA_SSL_BOOTSTRAP)?;
+        enter_by(fixture, bootstrap, json!({"security": {"protocol": "Tls"}})).await?;
+        fixture.apply(&scene.job(AUTO)).await?;
+        let job = Watched::new(fixture, JOB).phase("Complete", RUN_LIMIT, |_| {}).await?;
+        Ok(scene.must_agree(None, Some(&job), &[1]).await?)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_job_needs_the_right_password_and_the_rights_that_are_listed() {
+    fixture::run("scram", async |fixture| {
+        const PASSWORD: &str = "the-right-one";
+        let scene = Scene::set(fixture, SETTINGS, None).await?;
+        for role in ["operator", "worker"] {
+            create_user(fixture, role, PASSWORD).await?;
+        }
+        allow_all_but_publishing(fixture, &scene.topic).await?;
+        let secret = fixture.name("broker");
+        let operators = json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": {"name": secret, "namespace": OPERATOR_NAMESPACE, "labels": {LABEL: fixture.namespace}},
+            "stringData": {"kafka-username": user(fixture, "operator"), "kafka-password": PASSWORD},
+        });
+        fixture.cluster.apply(OPERATOR_NAMESPACE, &operators.to_string()).await?;
+        let spec = json!({
+            "security": {"protocol": "SaslTls", "mechanism": "ScramSha512"},
+            "credentialsSecretRef": {"name": secret},
+        });
+        enter_by(fixture, fixture.cluster.environment.get(names::KAFKA_SASL_BOOTSTRAP)?, spec).await?;
+
+        set_password(fixture, "not-the-password").await?;
+        fixture.apply(&scene.job(AUTO)).await?;
+        let watched = Watched::new(fixture, JOB);
+        until_refused(&watched, "the broker refuses the password", "kafka-password").await?;
+        set_password(fixture, PASSWORD).await?;
+
+        until_refused(&watched, "the broker refuses the transactional id", "transactional").await?;
+        let ids = format!("weir.{}.", fixture.namespace);
+        allow(fixture, "worker", &["Write"], &["--transactional-id", &ids, "--resource-pattern-type", "prefixed"]).await?;
+
+        let job = watched.phase("Complete", RUN_LIMIT, |_| {}).await.context("after everything was mended")?;
+        ensure!(condition(&job, "Stalled").0 != "True", "{job}");
+        Ok(scene.must_agree(None, Some(&job), &[1]).await?)
+    })
+    .await;
+}
