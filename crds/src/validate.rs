@@ -1,9 +1,8 @@
 //! Pure validation of what schema and CEL cannot say. The reconciler and the worker call it, and whoever else wants to know.
 
 use crate::{
-    BackfillJob,
     backfill_class::BackfillClassSpec,
-    backfill_job::{Arrival, BackfillJobSpec, Compression, SourceFormat},
+    backfill_job::{Arrival, BackfillJobSpec, Compression, Source, SourceFormat},
     columns,
     kafka_cluster::{GrantVerb, KafkaClusterSpec},
     window::Slicing,
@@ -147,15 +146,37 @@ pub fn kafka_cluster(cluster: &KafkaClusterSpec) -> Vec<FieldError> {
         .collect()
 }
 
-/// When the last row of a job's window can have reached its sources: planning before that would miss rows.
-pub fn complete_at(job: &BackfillJob) -> jiff::Timestamp {
-    let end = job.spec.window.end.0;
-    let lateness = job.spec.sources.iter().filter(|s| s.arrival != Arrival::None).map(|s| s.lateness().as_std()).max().unwrap_or_default();
-    end.checked_add(lateness).unwrap_or(jiff::Timestamp::MAX)
+/// When the last row of a job's window that counts as in time can have reached its sources: planning before that would
+/// miss rows, and which ones would depend on the minute in which it looked.
+pub fn complete_at(job: &BackfillJobSpec) -> jiff::Timestamp {
+    let end = job.window.end.0;
+    job.sources.iter().map(|source| source_complete_at(source, end)).max().unwrap_or(end).max(end)
+}
+
+fn source_complete_at(source: &Source, end: jiff::Timestamp) -> jiff::Timestamp {
+    let arrived = end.checked_add(source.lateness().as_std()).unwrap_or(jiff::Timestamp::MAX);
+    match source.arrival {
+        Arrival::ObjectTime => arrived,
+        // Without a time of arrival no row is late, and nothing says when the last one comes.
+        Arrival::None => end,
+        // A row is in time if its folder may be; so folders count until they are full.
+        Arrival::PathTime => {
+            let prefix = source.s3.as_ref().map_or("", |s3| &s3.prefix);
+            let folder_us = match (prefix.contains("{hour}"), prefix.contains("{minute}")) {
+                (true, true) => 60_000_000,
+                (true, false) => 3_600_000_000,
+                (false, _) => 86_400_000_000,
+            };
+            let open = arrived.as_microsecond().rem_euclid(folder_us);
+            let left = if open == 0 { 0 } else { folder_us - open };
+            arrived.checked_add(jiff::SignedDuration::from_micros(left)).unwrap_or(jiff::Timestamp::MAX)
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::kafka_cluster::Grant;
 
@@ -172,6 +193,32 @@ mod tests {
             ("v2/{date}/", Arrival::None, true),
         ] {
             assert_eq!(prefix("f", prefix_text, arrival).is_some(), refused, "{prefix_text} {arrival:?}");
+        }
+    }
+
+    #[test]
+    fn a_source_is_complete_when_its_last_folder_is() {
+        let complete = |prefix: &str, arrival: Arrival, lateness: &str, end: &str| {
+            let source: Source = serde_json::from_value(serde_json::json!({
+                "name": "logs", "s3": {"bucket": "logs", "prefix": prefix, "format": "JsonLines"}, "columns": "ts timestamp",
+                "arrival": arrival, "allowedLateness": lateness, "select": "SELECT 1",
+            }))
+            .unwrap();
+            source_complete_at(&source, end.parse().unwrap()).to_string()
+        };
+        let (minutes, hours, days) = ("{date}/{hour}/{minute}/", "{date}/{hour}/", "{date}/");
+        for (prefix, arrival, lateness, end, expected) in [
+            ("", Arrival::ObjectTime, "90m", "2026-11-03T15:00:00Z", "2026-11-03T16:30:00Z"),
+            ("", Arrival::None, "0s", "2026-11-03T15:00:00Z", "2026-11-03T15:00:00Z"),
+            (hours, Arrival::PathTime, "2h", "2026-11-03T15:00:00Z", "2026-11-03T17:00:00Z"),
+            (hours, Arrival::PathTime, "90m", "2026-11-03T15:00:00Z", "2026-11-03T17:00:00Z"),
+            (hours, Arrival::PathTime, "0s", "2026-11-03T15:00:00Z", "2026-11-03T15:00:00Z"),
+            (minutes, Arrival::PathTime, "90s", "2026-11-03T15:00:00Z", "2026-11-03T15:02:00Z"),
+            (days, Arrival::PathTime, "2h", "2026-11-03T15:00:00Z", "2026-11-04T00:00:00Z"),
+            (days, Arrival::PathTime, "0s", "2026-11-03T00:00:00Z", "2026-11-03T00:00:00Z"),
+            (hours, Arrival::PathTime, "1m", "1969-12-31T22:00:00Z", "1969-12-31T23:00:00Z"),
+        ] {
+            assert_eq!(complete(prefix, arrival, lateness, end), expected, "{prefix} {arrival:?} {lateness}");
         }
     }
 

@@ -221,7 +221,7 @@ pub struct PublishedPartition {
 impl PublishedPartition {
     /// Records that an earlier generation had published.
     pub fn present(&self) -> u64 {
-        self.staged.records - self.sent.records
+        self.staged.records.saturating_sub(self.sent.records)
     }
 }
 

@@ -12,7 +12,7 @@ use weir_crds::{
     KafkaCluster,
     contract::{manifest::to_bytes, run::KafkaConnection},
 };
-use weir_kafka::{Admin, KafkaConfig};
+use weir_kafka::{Admin, AdminError, KafkaConfig};
 use weir_ledger::LedgerError;
 
 use super::{
@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     context::{Context, FIELD_MANAGER},
+    credentials::CredentialsError,
     error_chain,
     stores::StoreError,
 };
@@ -122,17 +123,63 @@ async fn ensure_progress_topic(ctx: &Context, seen: &Observed, cluster_name: &st
             ctx.note_progress_topic(cluster_id, topic.to_owned());
             None
         }
-        Err(message) => {
-            Some(Waiting::new(Wait::ProgressTopicUnavailable, format!("topic {topic} on KafkaCluster {cluster_name}: {message}")))
+        Err(error) => Some(Waiting::new(error.wait(), format!("topic {topic} on KafkaCluster {cluster_name}: {}", error_chain(&error)))),
+    }
+}
+
+/// Why a progress topic is not there, or not fit.
+#[derive(Debug, thiserror::Error)]
+enum TopicError {
+    #[error("the operator's credentials are not there")]
+    Credentials(#[from] CredentialsError),
+    #[error("it cannot be seen to")]
+    Admin(#[from] AdminError),
+}
+
+impl TopicError {
+    /// What was refused needs somebody; what is away comes back.
+    fn wait(&self) -> Wait {
+        match self {
+            Self::Admin(error) if error.is_denied() => Wait::ProgressTopicRefused,
+            Self::Credentials(_)
+            | Self::Admin(
+                AdminError::Config(_)
+                | AdminError::Client(_)
+                | AdminError::ConfigRefused { .. }
+                | AdminError::CreationRefused { .. }
+                | AdminError::Unfit { .. },
+            ) => Wait::ProgressTopicRefused,
+            Self::Admin(
+                AdminError::DescribeCluster(_)
+                | AdminError::DescribeTopic { .. }
+                | AdminError::DescribeConfig { .. }
+                | AdminError::CreateTopic { .. }
+                | AdminError::NotYetThere { .. }
+                | AdminError::Interrupted,
+            ) => Wait::ProgressTopicUnavailable,
         }
     }
 }
 
-async fn ensure(ctx: &Context, cluster: &KafkaCluster, topic: &str) -> Result<String, String> {
-    let folder = ctx.credentials.folder(cluster.spec.credentials_secret_ref.as_ref()).await.map_err(|e| error_chain(&e))?;
+async fn ensure(ctx: &Context, cluster: &KafkaCluster, topic: &str) -> Result<String, TopicError> {
+    let folder = ctx.credentials.folder(cluster.spec.credentials_secret_ref.as_ref()).await?;
     let KafkaConnection { bootstrap_servers, security } = (&cluster.spec).into();
     let config = KafkaConfig { bootstrap_servers, security, credentials_dir: folder.as_ref().map(|f| f.path.clone()) };
-    let admin = Admin::new(&config).map_err(|e| error_chain(&e))?;
-    admin.ensure_progress_topic(topic).await.map_err(|e| error_chain(&e))?;
-    Ok(admin.cluster().await.map_err(|e| error_chain(&e))?.id)
+    let admin = Admin::new(&config)?;
+    admin.ensure_progress_topic(topic).await?;
+    Ok(admin.cluster().await?.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_refused_needs_somebody() {
+        let topic = || "t".to_owned();
+        let unfit = AdminError::Unfit { topic: topic(), partitions: 2, cleanup_policy: "delete".into() };
+        for (error, stalls) in [(unfit, true), (AdminError::NotYetThere { topic: topic() }, false), (AdminError::Interrupted, false)] {
+            assert_eq!(TopicError::Admin(error).wait().stalls(), stalls);
+        }
+    }
 }

@@ -131,6 +131,9 @@ mod tests {
         };
         assert_eq!(waiting(&report(&[FailureCode::Fenced, FailureCode::KafkaDenied])), Some(Wait::Worker(FailureCode::KafkaDenied)));
         assert_eq!(waiting(&report(&[FailureCode::Fenced])), None);
+        // An outage passes by itself; what was refused needs somebody.
+        assert!(waiting(&report(&[FailureCode::KafkaUnavailable])).is_some_and(|w| !w.stalls()));
+        assert!(waiting(&report(&[FailureCode::KafkaDenied])).is_some_and(Wait::stalls));
         assert!(matches!(verdict(&Ending::Crashed { reason: "OOMKilled".into(), message: String::new() }),
             Verdict::Counts(f) if f[0].cause.contains("memory") && f[0].remedy.contains("workers.memory")));
     }

@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, convert::Infallible, ops::ControlFlow, time::Duration};
 
 use jiff::Timestamp;
+use kube::ResourceExt as _;
 use weir_crds::{
     backfill_job::{ApprovalMode, Phase},
     contract::{
@@ -24,10 +25,10 @@ use super::{
     accounting,
     authority::{self, Authority, Class},
     decision::{AT_ONCE, Action, BUSY_INTERVAL, Decision, IDLE_INTERVAL, WAITING_INTERVAL},
-    job_template,
-    observed::{Ledger, LedgerView, Observed, PlanFile, RunFile, Worker},
+    job_template::{self, ANNOTATION_TEMPLATE},
+    observed::{Ledger, LedgerView, Observed, PlanFile, RunFile, Worker, WorkerState},
     phase::{Hold, Stage},
-    schedule::{self, Attempts, Candidate, Turn},
+    schedule::{self, Attempts, Candidate, Order, Turn},
     wait::Wait,
     work::{Standing, Work, items, sentence},
 };
@@ -58,7 +59,7 @@ fn steps(seen: &Observed, now: Timestamp) -> Step<Infallible> {
     let run = begun(seen, view, &authority, now)?;
     let file = planned(seen, view, &authority, now)?;
     approved(seen, view, file)?;
-    progress_topics(seen, run)?;
+    progress_topics(seen, view, run)?;
     Break(go_on(seen, view, &authority, file, now))
 }
 
@@ -250,9 +251,11 @@ fn begun<'a>(seen: &Observed, view: &'a LedgerView, authority: &Authority<'_>, n
         let message = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join(". ");
         return Break(Decision::new(Stage::Unbegun, Hold::Refused).fail(reason, message).again(IDLE_INTERVAL));
     }
-    let complete_at = validate::complete_at(&seen.job);
+    let complete_at = validate::complete_at(spec);
     if complete_at > now {
-        let message = format!("rows of the window may arrive until {complete_at}; planning begins then");
+        let message = format!(
+            "rows of the window's end may arrive until {complete_at}, by its sources' arrival and allowedLateness; planning begins then"
+        );
         let again = complete_at.duration_since(now).unsigned_abs().clamp(AT_ONCE, IDLE_INTERVAL);
         return Break(Decision::new(Stage::Unbegun, Hold::Nothing).wait(Wait::SourceIncomplete, message).again(again));
     }
@@ -316,7 +319,7 @@ fn approved(seen: &Observed, view: &LedgerView, file: &PlanFile) -> Step<()> {
 }
 
 /// The topic that publishers keep their progress in is there before the first of them runs.
-fn progress_topics(seen: &Observed, run: &RunFile) -> Step<()> {
+fn progress_topics(seen: &Observed, view: &LedgerView, run: &RunFile) -> Step<()> {
     let clusters = run.spec.sinks.iter().filter_map(|s| s.kafka.as_ref()).map(|k| &k.cluster_ref.name);
     let topic = names::progress_topic(seen.namespace());
     let missing: Vec<Action> = clusters
@@ -326,7 +329,7 @@ fn progress_topics(seen: &Observed, run: &RunFile) -> Step<()> {
     if missing.is_empty() {
         return Continue(());
     }
-    Break(Decision::new(Stage::Working, Hold::Nothing).act(missing).again(AT_ONCE))
+    Break(Decision::new(stage(seen, view), Hold::Nothing).act(missing).again(AT_ONCE))
 }
 
 /// Runs what can run, until all is verified or nothing more can be done.
@@ -412,13 +415,26 @@ fn carry_out(seen: &Observed, view: &LedgerView, authority: &Authority<'_>, turn
     let plan: Option<&Plan> = view.plan.as_ref().map(|p| &p.plan);
     let jobs = turn.orders.iter().map(|order| Action::CreateJob(Box::new(job_template::job(seen, view, authority, plan, order))));
     let recorded = turn.actions.iter().any(|a| matches!(a, Action::RecordFailure { .. }));
-    let actions: Vec<Action> = turn.actions.iter().cloned().chain(jobs).collect();
+    let outdated = outdated(seen, view, authority, plan);
+    let actions: Vec<Action> = turn.actions.iter().cloned().chain(outdated).chain(jobs).collect();
     let soon = turn.next_at.map(|at| at.duration_since(now).unsigned_abs()).unwrap_or(BUSY_INTERVAL).min(BUSY_INTERVAL);
     let mut waits = turn.waits;
     waits.sort_by_key(|w| !w.wait.stalls());
     let again = if recorded { AT_ONCE } else { soon.max(AT_ONCE) };
     let decision = Decision::new(stage, Hold::Nothing).act(actions).waits(waits).again(again);
     lowered(seen, view).into_iter().fold(decision, |d, message| d.wait(Wait::GenerationLowered, message))
+}
+
+/// Workers that do not start, and would be asked for otherwise now: a class that was mended, say, or another image of weir.
+/// Their pods would wait for the old cause for good; the next attempt asks for what would start.
+fn outdated(seen: &Observed, view: &LedgerView, authority: &Authority<'_>, plan: Option<&Plan>) -> Vec<Action> {
+    let hindered = seen.workers.iter().filter(|w| matches!(w.state, WorkerState::Starting { problem: Some(_), node_silent: false }));
+    let differs = |worker: &&Worker| {
+        let order = Order { unit: worker.unit.clone(), verb: worker.verb, attempt: worker.attempt };
+        let wanted = job_template::job(seen, view, authority, plan, &order);
+        wanted.annotations().get(ANNOTATION_TEMPLATE) != worker.template.as_ref()
+    };
+    hindered.filter(differs).filter_map(schedule::delete).collect()
 }
 
 /// SHA-256 as conditions and hashes show it.

@@ -18,6 +18,7 @@ use weir_crds::{
     backfill_class::Workers,
     contract::{
         digest::Sha256Digest,
+        manifest::to_bytes,
         names::job_name,
         plan::Plan,
         run::{CONTEXT_ENV, CREDENTIALS_DIR, CREDENTIALS_ENV, MEMORY_BYTES_ENV, SCRATCH_BYTES_ENV, SCRATCH_ENV, WorkerContext},
@@ -37,6 +38,8 @@ pub const LABEL_GENERATION: &str = "weir.dev/generation";
 pub const LABEL_UNIT: &str = "weir.dev/unit";
 pub const LABEL_VERB: &str = "weir.dev/verb";
 pub const LABEL_ATTEMPT: &str = "weir.dev/attempt";
+/// Digest of the pod that the Job asks for: one that does not start, and is not what would be asked for now, is replaced.
+pub const ANNOTATION_TEMPLATE: &str = "weir.dev/template";
 /// The whole name of the BackfillJob, which may be longer than a label's value.
 pub const ANNOTATION_JOB: &str = "weir.dev/backfill-job";
 
@@ -76,8 +79,10 @@ pub fn job(seen: &Observed, view: &LedgerView, authority: &Authority<'_>, plan: 
     .into_iter()
     .map(|(k, v)| (k.to_owned(), v))
     .collect();
-    let annotations = BTreeMap::from([(ANNOTATION_JOB.to_owned(), seen.name().to_owned())]);
+    let pod = pod(seen, view, authority, image, order);
+    let mut annotations = BTreeMap::from([(ANNOTATION_JOB.to_owned(), seen.name().to_owned())]);
     let pod_metadata = ObjectMeta { labels: Some(labels.clone()), annotations: Some(annotations.clone()), ..Default::default() };
+    annotations.insert(ANNOTATION_TEMPLATE.to_owned(), Sha256Digest::of(&to_bytes(&pod)).short());
     Job {
         metadata: ObjectMeta {
             name: Some(job_name(&view.run_id, &order.unit, order.attempt)),
@@ -93,7 +98,7 @@ pub fn job(seen: &Observed, view: &LedgerView, authority: &Authority<'_>, plan: 
             parallelism: Some(1),
             pod_replacement_policy: Some("Failed".into()),
             ttl_seconds_after_finished: Some(TTL_AFTER_FINISHED_SECONDS),
-            template: PodTemplateSpec { metadata: Some(pod_metadata), spec: Some(pod(seen, view, authority, image, order)) },
+            template: PodTemplateSpec { metadata: Some(pod_metadata), spec: Some(pod) },
             ..Default::default()
         }),
         status: None,

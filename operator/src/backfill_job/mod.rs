@@ -9,6 +9,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
     Api, Resource as _, ResourceExt as _,
     api::{Patch, PatchParams},
@@ -37,6 +38,9 @@ mod wait;
 mod work;
 mod workers;
 
+#[cfg(test)]
+mod tests;
+
 use crate::context::{Context, FIELD_MANAGER, Memory};
 use decision::Decision;
 use observed::Observed;
@@ -48,6 +52,10 @@ pub use phase::is_over;
 
 /// Between two writes of one job's status: the apiserver and its watchers have others to serve.
 const STATUS_INTERVAL: Duration = Duration::from_secs(2);
+/// … of a large one, where only numbers have changed: each write moves all of its rows through etcd.
+const LARGE_STATUS_INTERVAL: Duration = Duration::from_secs(10);
+/// Slices from which a status is a large one: some 20 kB.
+const LARGE_STATUS_SLICES: usize = 100;
 /// After an error, and no sooner: what failed has most often been overloaded.
 pub const ERROR_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -115,9 +123,9 @@ async fn show(
     if old == Some(&new) {
         return Ok(None);
     }
-    let since = memory.written.as_ref().map(|(at, _)| at.elapsed());
-    if let Some(since) = since.filter(|since| *since < STATUS_INTERVAL) {
-        return Ok(Some(STATUS_INTERVAL - since));
+    let (since, interval) = (memory.written.as_ref().map(|(at, _)| at.elapsed()), interval(old, &new));
+    if let Some(since) = since.filter(|since| *since < interval) {
+        return Ok(Some(interval - since));
     }
     if let (Some(from), to) = (old.map(|s| s.phase), new.phase)
         && !phase::follows(from, to)
@@ -136,6 +144,16 @@ async fn show(
         }
     }
     Ok(None)
+}
+
+/// How long after one write the next may follow. Pure.
+fn interval(old: Option<&BackfillJobStatus>, new: &BackfillJobStatus) -> Duration {
+    let says = |status: &BackfillJobStatus| {
+        let of = |c: &Condition| (c.type_.clone(), c.status.clone(), c.reason.clone());
+        (status.phase, status.observed_generation, status.conditions.iter().map(of).collect::<Vec<_>>())
+    };
+    let only_numbers = old.is_some_and(|old| says(old) == says(new));
+    if only_numbers && new.partitions.len() >= LARGE_STATUS_SLICES { LARGE_STATUS_INTERVAL } else { STATUS_INTERVAL }
 }
 
 async fn write(ctx: &Context, seen: &Observed, status: &BackfillJobStatus) -> Result<(), Error> {

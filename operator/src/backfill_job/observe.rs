@@ -126,8 +126,12 @@ async fn surroundings(ctx: &Context, namespace: &str, jobs: &[Job], pods: &[Pod]
         }
     }))
     .await?;
-    let silent: BTreeSet<String> =
-        pods.iter().filter(|p| workers::is_suspicious(p)).filter_map(|p| p.spec.as_ref()?.node_name.clone()).collect();
+    let mut silent = BTreeSet::new();
+    for job in jobs {
+        let created = job.metadata.creation_timestamp.as_ref().map_or(now, |t| t.0);
+        let suspicious = of(pods, job).into_iter().filter(|p| workers::is_suspicious(p, created, now));
+        silent.extend(suspicious.filter_map(|p| p.spec.as_ref()?.node_name.clone()));
+    }
     let api: Api<Node> = Api::all(ctx.client.clone());
     let nodes = try_join_all(silent.into_iter().map(|name| {
         let api = api.clone();
@@ -189,11 +193,11 @@ async fn ledger(ctx: &Context, seen: &Observed, cache: &mut RunCache) -> Ledger 
     match tokio::time::timeout(LEDGER_TIMEOUT, ledger_view::read(&store, &wanted, cache)).await {
         Ok(Ok(view)) => {
             ctx.metrics.looked_at_ledger(&seen.job);
-            Ledger::Read(view)
+            Ledger::Read(Box::new(view))
         }
         Ok(Err(error)) => match error.cause() {
-            Some(Cause::Denied) => Ledger::Unreadable { denied: true, message: error_chain(&error) },
-            Some(Cause::Unavailable | Cause::Refused) => Ledger::Unreadable { denied: false, message: error_chain(&error) },
+            Some(Cause::Denied | Cause::Refused) => Ledger::Unreadable { denied: true, message: error_chain(&error) },
+            Some(Cause::Unavailable) => Ledger::Unreadable { denied: false, message: error_chain(&error) },
             None => Ledger::Corrupt { message: error_chain(&error) },
         },
         Err(_) => Ledger::Unreadable {

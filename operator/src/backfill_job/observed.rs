@@ -64,7 +64,7 @@ pub enum Ledger {
     Corrupt {
         message: String,
     },
-    Read(LedgerView),
+    Read(Box<LedgerView>),
 }
 
 /// The run of the highest generation that spec or store know.
@@ -136,6 +136,8 @@ pub struct Worker {
     pub ours: bool,
     /// It is being deleted.
     pub deleting: bool,
+    /// Which pod it asks for, as [`super::job_template::ANNOTATION_TEMPLATE`] has it.
+    pub template: Option<String>,
     pub created_at: Timestamp,
     pub state: WorkerState,
 }
@@ -145,6 +147,8 @@ pub enum WorkerState {
     /// No container runs yet; what keeps it, where that is known.
     Starting {
         problem: Option<StartProblem>,
+        /// It was given to a node that nothing is heard of.
+        node_silent: bool,
     },
     Running {
         since: Timestamp,

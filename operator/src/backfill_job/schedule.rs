@@ -21,8 +21,11 @@ const OVERDUE_FACTOR: u32 = 10;
 /// … but not before this: a plan of seconds would otherwise start a second worker for nothing.
 const OVERDUE_MIN: Duration = Duration::from_secs(600);
 
-/// A worker that has run for so long has reached what it needs.
-const UNDER_WAY: Duration = Duration::from_secs(30);
+/// A worker that has run for so long has reached what it needs: where it is refused something, it is so at its start.
+const UNDER_WAY: Duration = Duration::from_secs(10);
+/// Silent workers of one unit that are left alone. A third means that attempts go silent one after the other, and then the
+/// oldest makes room: what a class allows is not outgrown by workers that nobody hears of.
+const SILENT_MAX: usize = 2;
 
 /// A unit that may be run, in the order of preference.
 #[derive(Clone, Debug)]
@@ -124,20 +127,24 @@ impl Turn {
                     Verdict::Again { delay, waiting } => {
                         let uncounted = worker.attempt.saturating_sub(recorded + 1);
                         begin_at = begin_at.max(Some(attempts::after_wait(*at, delay, uncounted)));
-                        self.waits.extend(waiting);
+                        // An outage is over once the next attempt runs. What stalls is said until that one has got further:
+                        // it would be taken back and said again with every attempt otherwise.
+                        let over = own.iter().any(|w| runs(w, worker.attempt));
+                        self.waits.extend(waiting.filter(|w| w.wait.stalls() || !over));
                     }
                 },
-                WorkerState::Starting { .. } | WorkerState::Running { .. } if done && is_silent(worker, candidate.planned, now) => {
-                    self.delete(worker)
+                WorkerState::Starting { .. } | WorkerState::Running { .. } if is_silent(worker, candidate.planned, now) => {
+                    let newer = own.iter().filter(|w| w.attempt > worker.attempt && is_silent(w, candidate.planned, now)).count();
+                    if done || newer >= SILENT_MAX {
+                        self.delete(worker);
+                    }
                 }
-                WorkerState::Starting { problem: Some(problem) } => {
+                WorkerState::Starting { problem: Some(problem), .. } => {
                     busy = true;
                     self.waits
                         .push(Waiting::new(Wait::WorkerCannotStart, format!("{}: {}: {}", worker.unit, problem.reason, problem.message)));
                 }
-                WorkerState::Starting { problem: None } | WorkerState::Running { .. } => {
-                    busy |= holds_place(worker, candidate.planned, now)
-                }
+                WorkerState::Starting { problem: None, .. } | WorkerState::Running { .. } => busy = true,
             }
         }
         if busy || unrecorded {
@@ -171,14 +178,20 @@ pub fn delete(worker: &Worker) -> Option<Action> {
     (!worker.deleting).then_some(Action::DeleteJob { name, uid, resource_version })
 }
 
-/// Whether a worker is a later attempt than `earlier` and has got beyond where attempts find out what stalls them.
+/// Whether a worker is a later attempt than `earlier`, and runs or ran.
+fn runs(worker: &Worker, earlier: u32) -> bool {
+    match &worker.state {
+        WorkerState::Starting { .. } => false,
+        WorkerState::Running { .. } | WorkerState::Ended { .. } => worker.attempt > earlier,
+    }
+}
+
+/// Whether it has also got beyond where attempts find out what stalls them.
 fn is_under_way(worker: &Worker, earlier: u32, now: Timestamp) -> bool {
-    worker.attempt > earlier
-        && match &worker.state {
-            WorkerState::Starting { .. } => false,
-            WorkerState::Running { since, .. } => now.duration_since(*since).unsigned_abs() >= UNDER_WAY,
-            WorkerState::Ended { .. } => true,
-        }
+    match &worker.state {
+        WorkerState::Running { since, .. } if now.duration_since(*since).unsigned_abs() < UNDER_WAY => false,
+        WorkerState::Starting { .. } | WorkerState::Running { .. } | WorkerState::Ended { .. } => runs(worker, earlier),
+    }
 }
 
 fn counts(worker: &Worker) -> bool {
@@ -200,6 +213,7 @@ fn is_silent(worker: &Worker, planned: Duration, now: Timestamp) -> bool {
             let limit = planned.saturating_mul(OVERDUE_FACTOR).max(OVERDUE_MIN);
             *node_silent || now.duration_since(*since).unsigned_abs() > limit && now > *since
         }
-        WorkerState::Starting { .. } | WorkerState::Ended { .. } => false,
+        WorkerState::Starting { node_silent, .. } => *node_silent,
+        WorkerState::Ended { .. } => false,
     }
 }

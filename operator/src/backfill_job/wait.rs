@@ -1,6 +1,6 @@
 //! What a job waits for. Each becomes the reason of a condition; nothing here decides anything.
 
-use weir_crds::contract::result::FailureCode;
+use weir_crds::contract::result::{Disposition, FailureCode};
 
 /// Why nothing, or not everything, goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,14 +17,17 @@ pub enum Wait {
     ServiceAccountNotAllowed,
     /// The artifact store does not answer: it is never taken for an empty one.
     StoreUnavailable,
+    /// The artifact store refuses: the credentials, or a bucket that is not there.
     StoreDenied,
     /// An object of the run is not what its digest says.
     ArtifactCorrupt,
     SpecDiffersFromRun,
     /// `approval.planHash` is another plan's.
     PlanHashMismatch,
-    /// The progress topic cannot be made, or is not fit for it.
+    /// The cluster does not answer when it is asked for the progress topic.
     ProgressTopicUnavailable,
+    /// The progress topic may not be made, or is not fit for it.
+    ProgressTopicRefused,
     /// A worker's pod cannot start.
     WorkerCannotStart,
     /// The last worker said so.
@@ -62,6 +65,7 @@ impl Wait {
             Self::SpecDiffersFromRun => "SpecDiffersFromRun",
             Self::PlanHashMismatch => "PlanHashMismatch",
             Self::ProgressTopicUnavailable => "ProgressTopicUnavailable",
+            Self::ProgressTopicRefused => "ProgressTopicRefused",
             Self::WorkerCannotStart => "WorkerCannotStart",
             Self::Worker(code) => return format!("{code:?}"),
             Self::NothingCanGoOn => "NothingCanGoOn",
@@ -87,18 +91,26 @@ impl Wait {
             | Self::GrantMissing
             | Self::ServiceAccountMissing
             | Self::ServiceAccountNotAllowed
-            | Self::StoreUnavailable
             | Self::StoreDenied
             | Self::ArtifactCorrupt
             | Self::SpecDiffersFromRun
             | Self::PlanHashMismatch
-            | Self::ProgressTopicUnavailable
+            | Self::ProgressTopicRefused
             | Self::WorkerCannotStart
-            | Self::Worker(_)
             | Self::NothingCanGoOn => true,
-            Self::SourceIncomplete | Self::Approval | Self::EarlierWorkers | Self::Draining | Self::Backoff | Self::GenerationLowered => {
-                false
-            }
+            // What is away comes back by itself; what was refused needs somebody.
+            Self::Worker(code) => match code.disposition() {
+                Disposition::Stalled => true,
+                Disposition::Wait | Disposition::Yielded | Disposition::UsesAttempt | Disposition::Final => false,
+            },
+            Self::StoreUnavailable
+            | Self::ProgressTopicUnavailable
+            | Self::SourceIncomplete
+            | Self::Approval
+            | Self::EarlierWorkers
+            | Self::Draining
+            | Self::Backoff
+            | Self::GenerationLowered => false,
         }
     }
 }

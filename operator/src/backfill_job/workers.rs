@@ -15,7 +15,7 @@ use weir_crds::contract::{
 };
 
 use super::{
-    job_template::{CONTAINER, LABEL_ATTEMPT, LABEL_GENERATION, LABEL_UNIT, LABEL_VERB},
+    job_template::{ANNOTATION_TEMPLATE, CONTAINER, LABEL_ATTEMPT, LABEL_GENERATION, LABEL_UNIT, LABEL_VERB},
     observed::{Ending, StartProblem, Worker, WorkerState},
 };
 
@@ -42,9 +42,9 @@ const DISRUPTIONS: [&str; 8] =
     ["Evicted", "NodeLost", "NodeShutdown", "Preempted", "Preempting", "Shutdown", "Terminated", "UnexpectedAdmissionError"];
 /// Why a container ended that never ran.
 const NEVER_RAN: [&str; 3] = ["StartError", "ContainerCannotRun", "CreateContainerError"];
-/// Events that tell why a pod does not start; the kubelet's, the scheduler's and the Job controller's.
-const START_EVENTS: [&str; 6] =
-    ["FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox", "FailedCreate", "FailedScheduling", "FailedKillPod"];
+/// Events that tell why a pod does not start; the kubelet's and the Job controller's. The scheduler's are not among them:
+/// the pod's own condition says the same, and says too when it is over.
+const START_EVENTS: [&str; 4] = ["FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox", "FailedCreate"];
 
 /// What else is known of a Job's surroundings.
 #[derive(Debug, Default)]
@@ -76,6 +76,7 @@ pub fn worker(job: &Job, pods: &[&Pod], around: &Surroundings, namespace: &str, 
         attempt,
         ours: job.owner_references().iter().any(|o| o.uid == uid),
         deleting: job.metadata.deletion_timestamp.is_some(),
+        template: job.annotations().get(ANNOTATION_TEMPLATE).cloned(),
         created_at,
         state: state(job, pods, around, created_at, now),
     })
@@ -96,11 +97,10 @@ pub fn is_slow_to_start(pod: Option<&Pod>, created_at: Timestamp, now: Timestamp
     waits && now.duration_since(created_at).as_secs() >= UNSCHEDULABLE_SECONDS
 }
 
-/// Whether a pod's node should be asked after: the cluster itself has stopped to hear of it.
-pub fn is_suspicious(pod: &Pod) -> bool {
-    is_left(pod)
-        && pod.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Running"))
-        && condition(pod, "Ready").is_some_and(|c| c.0 != "True")
+/// Whether a pod's node should be asked after: the cluster itself has stopped to hear of it, or it is slow to start there.
+pub fn is_suspicious(pod: &Pod, job_created_at: Timestamp, now: Timestamp) -> bool {
+    let runs = pod.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Running"));
+    is_left(pod) && condition(pod, "Ready").is_none_or(|c| c.0 != "True") && (runs || is_slow_to_start(Some(pod), job_created_at, now))
 }
 
 fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<(&'a str, &'a str, &'a str)> {
@@ -122,7 +122,7 @@ fn state(job: &Job, pods: &[&Pod], around: &Surroundings, created_at: Timestamp,
         return WorkerState::Ended { at, how };
     }
     let Some(pod) = pod else {
-        return WorkerState::Starting { problem: by_events(around, &job.name_any()) };
+        return WorkerState::Starting { problem: by_events(around, &job.name_any()), node_silent: false };
     };
     match container(pod).and_then(|c| c.state.as_ref()) {
         Some(ContainerState { running: Some(running), .. }) => {
@@ -133,7 +133,9 @@ fn state(job: &Job, pods: &[&Pod], around: &Surroundings, created_at: Timestamp,
         Some(ContainerState { terminated: Some(_), .. }) => {
             WorkerState::Running { since: created_at, node_silent: node_silent(pod, around, now) }
         }
-        Some(_) | None => WorkerState::Starting { problem: start_problem(pod, around, created_at, now) },
+        Some(_) | None => {
+            WorkerState::Starting { problem: start_problem(pod, around, created_at, now), node_silent: node_silent(pod, around, now) }
+        }
     }
 }
 
@@ -158,7 +160,8 @@ fn start_problem(pod: &Pod, around: &Surroundings, created_at: Timestamp, now: T
     }
     by_events(around, &pod.name_any()).or_else(|| {
         let reason = waiting.and_then(|w| w.reason.as_deref()).unwrap_or("Pending");
-        if age >= STARTING_SECONDS_MAX { problem(reason, &format!("its pod has not started for {age} s")) } else { None }
+        // Since when, and not for how long: status is not written for the time that passes.
+        if age >= STARTING_SECONDS_MAX { problem(reason, &format!("its pod has not started since {created_at:.0}")) } else { None }
     })
 }
 

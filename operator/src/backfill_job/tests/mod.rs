@@ -1,0 +1,12 @@
+//! Tests of the whole decision: tables, a simulated world, and the exact calls.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
+
+mod attempts;
+mod calls;
+mod fixture;
+mod simulation;
+mod size;
+mod table;
+mod workers;
+mod world;
