@@ -9,7 +9,7 @@ use weir_e2e::fixture::{self, Fixture, OPERATOR_NAMESPACE};
 use weir_e2e::novashop::Settings;
 use weir_e2e::wait;
 
-const SETTINGS: Settings = Settings { seed: 13, events: 5_000 };
+const SETTINGS: Settings = Settings { seed: 13, events: 10_000 };
 const RUN_LIMIT: Duration = Duration::from_secs(300);
 const SOON: Duration = Duration::from_secs(60);
 const AUTO: Job<'_> = Job { generation: 1, approval: "Auto", parallelism: 2 };

@@ -14,7 +14,7 @@ use weir_e2e::fixture::{self, Fixture, LABEL, OPERATOR_NAMESPACE, SECRET};
 use weir_e2e::novashop::Settings;
 use weir_e2e::wait;
 
-const SETTINGS: Settings = Settings { seed: 11, events: 5_000 };
+const SETTINGS: Settings = Settings { seed: 11, events: 10_000 };
 const RUN_LIMIT: Duration = Duration::from_secs(300);
 /// A cluster that is not ready is looked at every ten seconds.
 const SOON: Duration = Duration::from_secs(60);
@@ -70,7 +70,8 @@ async fn allow(fixture: &Fixture, role: &str, operations: &[&str], resource: &[&
 /// The operator's rights, and a worker's but for publishing: as docs/src/operations.md lists them.
 async fn allow_all_but_publishing(fixture: &Fixture, topic: &str) -> anyhow::Result<()> {
     let progress = format!("weir.{}.progress", fixture.namespace);
-    allow(fixture, "operator", &["Create", "DescribeConfigs"], &["--topic", "weir.", "--resource-pattern-type", "prefixed"]).await?;
+    allow(fixture, "operator", &["Create", "Describe", "DescribeConfigs"], &["--topic", "weir.", "--resource-pattern-type", "prefixed"])
+        .await?;
     allow(fixture, "worker", &["Read", "Write", "DescribeConfigs"], &["--topic", topic]).await?;
     allow(fixture, "worker", &["Read", "Write"], &["--topic", &progress]).await?;
     allow(fixture, "worker", &["Describe"], &["--group", "weir"]).await

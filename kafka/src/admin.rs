@@ -14,7 +14,7 @@ use rdkafka::{
 use crate::{
     config::{ConfigError, KafkaConfig},
     context::Logged,
-    failure,
+    diagnosis, failure,
     native::{self, ClusterDescription, NativeError, PartitionDescription},
 };
 
@@ -62,6 +62,8 @@ pub enum AdminError {
         "topic {topic} is there but cannot hold progress: it has {partitions} partitions and cleanup.policy {cleanup_policy}, and needs one partition and compact; move it away, or give it that policy if it has one partition"
     )]
     Unfit { topic: String, partitions: usize, cleanup_policy: String },
+    #[error("the brokers turn this client away: {reason}")]
+    TurnedAway { reason: String },
     #[error("an administrative call did not end")]
     Interrupted,
 }
@@ -70,6 +72,7 @@ impl AdminError {
     /// Whether the cluster said that this identity may not.
     pub fn is_denied(&self) -> bool {
         let code = match self {
+            Self::TurnedAway { .. } => return true,
             Self::DescribeCluster(source) | Self::DescribeTopic { source, .. } => match source {
                 NativeError::Request { code, .. } => Some(*code),
                 NativeError::Name(_) | NativeError::Null(_) | NativeError::Option { .. } | NativeError::NoAnswer(_) => None,
@@ -132,6 +135,7 @@ impl TopicConfig {
 #[derive(Clone)]
 pub struct Admin {
     client: Arc<AdminClient<Logged>>,
+    config: Arc<KafkaConfig>,
 }
 
 impl Admin {
@@ -139,25 +143,38 @@ impl Admin {
     pub fn new(config: &KafkaConfig) -> Result<Self, AdminError> {
         use rdkafka::config::FromClientConfigAndContext as _;
         let client = AdminClient::from_config_and_context(&config.client()?, Logged).map_err(AdminError::Client)?;
-        Ok(Self { client: Arc::new(client) })
+        Ok(Self { client: Arc::new(client), config: Arc::new(config.clone()) })
     }
 
     pub async fn cluster(&self) -> Result<ClusterDescription, AdminError> {
         let client = Arc::clone(&self.client);
-        tokio::task::spawn_blocking(move || native::describe_cluster(client.inner(), REQUEST_TIMEOUT))
-            .await
-            .map_err(|_| AdminError::Interrupted)?
-            .map_err(AdminError::DescribeCluster)
+        let described = tokio::task::spawn_blocking(move || native::describe_cluster(client.inner(), REQUEST_TIMEOUT));
+        match described.await.map_err(|_| AdminError::Interrupted)? {
+            Ok(cluster) => Ok(cluster),
+            Err(source) => Err(self.explained(AdminError::DescribeCluster(source)).await),
+        }
     }
 
     /// `None` if there is no such topic.
     pub async fn topic(&self, topic: &str) -> Result<Option<TopicDescription>, AdminError> {
         let (client, name) = (Arc::clone(&self.client), topic.to_owned());
-        let found = tokio::task::spawn_blocking(move || native::describe_topic(client.inner(), &name, REQUEST_TIMEOUT))
-            .await
-            .map_err(|_| AdminError::Interrupted)?
-            .map_err(|source| AdminError::DescribeTopic { topic: topic.to_owned(), source })?;
-        Ok(found.map(|topic| TopicDescription { id: topic.id, partitions: topic.partitions }))
+        let found = tokio::task::spawn_blocking(move || native::describe_topic(client.inner(), &name, REQUEST_TIMEOUT));
+        match found.await.map_err(|_| AdminError::Interrupted)? {
+            Ok(found) => Ok(found.map(|topic| TopicDescription { id: topic.id, partitions: topic.partitions })),
+            Err(source) => Err(self.explained(AdminError::DescribeTopic { topic: topic.to_owned(), source }).await),
+        }
+    }
+
+    /// Whether a call that failed did so because the brokers do not let this client in.
+    async fn explained(&self, error: AdminError) -> AdminError {
+        if error.is_denied() {
+            return error;
+        }
+        let config = Arc::clone(&self.config);
+        match tokio::task::spawn_blocking(move || diagnosis::turned_away(&config)).await {
+            Ok(Some(reason)) => AdminError::TurnedAway { reason },
+            Ok(None) | Err(_) => error,
+        }
     }
 
     pub async fn topic_config(&self, topic: &str) -> Result<TopicConfig, AdminError> {

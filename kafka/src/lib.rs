@@ -7,6 +7,7 @@ pub mod admin;
 pub mod config;
 mod context;
 mod delivery;
+mod diagnosis;
 pub mod failure;
 pub mod murmur2;
 mod native;

@@ -65,6 +65,7 @@ fn reason(error: &ProbeError) -> &'static str {
     match error {
         ProbeError::Credentials(_) => "CredentialsMissing",
         ProbeError::Admin(AdminError::Config(_)) => "CredentialsMissing",
+        ProbeError::Admin(error) if error.is_denied() => "Denied",
         ProbeError::Admin(_) | ProbeError::Timeout => "Unreachable",
     }
 }
