@@ -415,7 +415,7 @@ fn carry_out(seen: &Observed, view: &LedgerView, authority: &Authority<'_>, turn
     let plan: Option<&Plan> = view.plan.as_ref().map(|p| &p.plan);
     let jobs = turn.orders.iter().map(|order| Action::CreateJob(Box::new(job_template::job(seen, view, authority, plan, order))));
     let recorded = turn.actions.iter().any(|a| matches!(a, Action::RecordFailure { .. }));
-    let outdated = outdated(seen, view, authority, plan);
+    let outdated = outdated(seen, view, authority, plan).into_iter().filter(|a| !turn.actions.contains(a));
     let actions: Vec<Action> = turn.actions.iter().cloned().chain(outdated).chain(jobs).collect();
     let soon = turn.next_at.map(|at| at.duration_since(now).unsigned_abs()).unwrap_or(BUSY_INTERVAL).min(BUSY_INTERVAL);
     let mut waits = turn.waits;

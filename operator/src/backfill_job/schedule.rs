@@ -139,6 +139,8 @@ impl Turn {
                         self.delete(worker);
                     }
                 }
+                // Another attempt has done it in the meantime, or nobody can.
+                WorkerState::Starting { .. } if done => self.delete(worker),
                 WorkerState::Starting { problem: Some(problem), .. } => {
                     busy = true;
                     self.waits
@@ -149,22 +151,26 @@ impl Turn {
         }
         if busy || unrecorded {
             self.alive += 1;
+            return None;
         }
-        if busy || unrecorded || candidate.standing != Standing::Ready {
+        if candidate.standing != Standing::Ready {
             return None;
         }
         if let Some(at) = begin_at.filter(|at| *at > now) {
-            self.alive += 1;
-            self.next_at = Some(self.next_at.map_or(at, |next| next.min(at)));
-            let cause = last.and_then(|(_, record)| record.failures.first()).map(|f| format!("failed: {}", sentence(f)));
-            let cause = cause.unwrap_or_else(|| "was interrupted".to_owned());
-            self.waits
-                .push(Waiting::new(Wait::Backoff, format!("{}: the last attempt {cause}; the next begins at {at:.0}", candidate.unit)));
+            self.wait_until(at, candidate.unit, last.map(|(_, record)| record.as_ref()));
             return None;
         }
         let pods = seen.pods.get(candidate.unit).copied().unwrap_or(0);
         let attempt = 1 + newest.max(pods).max(last.map_or(0, |((_, attempt), _)| *attempt));
         Some(Order { unit: candidate.unit.to_owned(), verb: candidate.verb, attempt })
+    }
+
+    fn wait_until(&mut self, at: Timestamp, unit: &str, last: Option<&FailureRecord>) {
+        self.alive += 1;
+        self.next_at = Some(self.next_at.map_or(at, |next| next.min(at)));
+        let cause = last.and_then(|record| record.failures.first()).map(|f| format!("failed: {}", sentence(f)));
+        let cause = cause.unwrap_or_else(|| "was interrupted".to_owned());
+        self.waits.push(Waiting::new(Wait::Backoff, format!("{unit}: the last attempt {cause}; the next begins at {at:.0}")));
     }
 
     fn delete(&mut self, worker: &Worker) {

@@ -101,6 +101,23 @@ fn the_next_attempt_begins_beside_one_on_a_lost_node() {
     }
 }
 
+/// The lost one was not lost, and did the work: its replacement, which never got to begin, holds nothing up.
+#[test]
+fn a_worker_that_has_not_begun_is_not_needed_for_what_is_done() {
+    let mut world = World::planned(1);
+    world.turn();
+    let first = world.created.last().unwrap().clone();
+    world.start(&first);
+    world.silence(&first);
+    world.turn();
+    let second = world.created.last().unwrap().clone();
+    world.block(&second, "Unschedulable");
+    assert_eq!(waits(&world.turn()), [Wait::WorkerCannotStart]);
+    world.work("extract-0000");
+    let decision = world.turn();
+    assert!(!world.workers.contains_key(&second) && waits(&decision).is_empty(), "{decision:?}");
+}
+
 #[test]
 fn silent_workers_do_not_pile_up() {
     let mut world = World::planned(1);
