@@ -20,6 +20,8 @@ use crate::{
 
 /// An answer to an administrative question; a healthy cluster gives it within milliseconds.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+const BEFORE_MAX: &str = "message.timestamp.before.max.ms";
+const DIFFERENCE_MAX: &str = "message.timestamp.difference.max.ms";
 const APPEARING_POLL: Duration = Duration::from_millis(100);
 /// Readers of a progress partition are ordered by it being one.
 const PROGRESS_PARTITIONS: usize = 1;
@@ -40,14 +42,14 @@ pub enum AdminError {
         #[source]
         source: NativeError,
     },
-    #[error("the configuration of topic {topic} cannot be read")]
+    #[error("the configuration of {of} cannot be read")]
     DescribeConfig {
-        topic: String,
+        of: String,
         #[source]
         source: KafkaError,
     },
-    #[error("the configuration of topic {topic} was refused: {code}")]
-    ConfigRefused { topic: String, code: RDKafkaErrorCode },
+    #[error("the configuration of {of} was refused: {code}")]
+    ConfigRefused { of: String, code: RDKafkaErrorCode },
     #[error("topic {topic} cannot be created")]
     CreateTopic {
         topic: String,
@@ -124,10 +126,46 @@ impl TopicConfig {
         self.get("message.timestamp.type") == Some("LogAppendTime")
     }
 
-    /// How far a record's timestamp may lie before the broker's clock; `None`: any time.
-    pub fn timestamp_before_max(&self) -> Option<Duration> {
-        let ms: i64 = self.get("message.timestamp.before.max.ms")?.parse().ok()?;
-        (ms != i64::MAX).then(|| Duration::from_millis(ms.unsigned_abs()))
+    /// How far a record's timestamp may lie before the broker's clock, and the setting that says so; `None`: any time.
+    /// The older name, which brokers before 4.0 have too, counts where the newer one is not set.
+    pub fn timestamp_before_max(&self) -> Option<(&'static str, Duration)> {
+        [BEFORE_MAX, DIFFERENCE_MAX].into_iter().find_map(|name| {
+            let ms: i64 = self.get(name)?.parse().ok()?;
+            (ms != i64::MAX).then(|| (name, Duration::from_millis(ms.unsigned_abs())))
+        })
+    }
+
+    /// Whether the brokers know the setting by which times that are too old are refused: they do from 3.6 on.
+    pub fn knows_timestamp_before_max(&self) -> bool {
+        self.0.contains_key(BEFORE_MAX)
+    }
+
+    /// How many replicas must take a record.
+    pub fn min_insync_replicas(&self) -> Option<usize> {
+        self.get("min.insync.replicas")?.parse().ok()
+    }
+}
+
+impl<'a> FromIterator<(&'a str, &'a str)> for TopicConfig {
+    fn from_iter<T: IntoIterator<Item = (&'a str, &'a str)>>(entries: T) -> Self {
+        Self(entries.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
+    }
+}
+
+/// The settings of a broker.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BrokerConfig(BTreeMap<String, String>);
+
+impl BrokerConfig {
+    /// Whether a record is only taken into a transaction that is under way; `None`: the broker does not know of that.
+    pub fn verifies_transactions(&self) -> Option<bool> {
+        self.0.get("transaction.partition.verification.enable").map(|value| value == "true")
+    }
+}
+
+impl<'a> FromIterator<(&'a str, &'a str)> for BrokerConfig {
+    fn from_iter<T: IntoIterator<Item = (&'a str, &'a str)>>(entries: T) -> Self {
+        Self(entries.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
     }
 }
 
@@ -178,11 +216,24 @@ impl Admin {
     }
 
     pub async fn topic_config(&self, topic: &str) -> Result<TopicConfig, AdminError> {
-        let failed = |source| AdminError::DescribeConfig { topic: topic.to_owned(), source };
-        let results = self.client.describe_configs([&ResourceSpecifier::Topic(topic)], &options()).await.map_err(failed)?;
+        self.config(ResourceSpecifier::Topic(topic), || format!("topic {topic}")).await.map(TopicConfig)
+    }
+
+    /// The settings of a broker; `None`: this identity may not read them.
+    pub async fn broker_config(&self, broker: i32) -> Result<Option<BrokerConfig>, AdminError> {
+        match self.config(ResourceSpecifier::Broker(broker), || format!("broker {broker}")).await {
+            Ok(config) => Ok(Some(BrokerConfig(config))),
+            Err(error) if error.is_denied() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn config(&self, of: ResourceSpecifier<'_>, name: impl Fn() -> String) -> Result<BTreeMap<String, String>, AdminError> {
+        let failed = |source| AdminError::DescribeConfig { of: name(), source };
+        let results = self.client.describe_configs([&of], &options()).await.map_err(failed)?;
         let resource = results.into_iter().next().ok_or_else(|| failed(KafkaError::Canceled))?;
-        let resource = resource.map_err(|code| AdminError::ConfigRefused { topic: topic.to_owned(), code })?;
-        Ok(TopicConfig(resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect()))
+        let resource = resource.map_err(|code| AdminError::ConfigRefused { of: name(), code })?;
+        Ok(resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect())
     }
 
     /// Sees to it that `topic` is a topic that progress can be kept in: compacted, with one partition. An existing topic
@@ -240,7 +291,7 @@ mod tests {
     use super::*;
 
     fn config(entries: &[(&str, &str)]) -> TopicConfig {
-        TopicConfig(entries.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
+        entries.iter().copied().collect()
     }
 
     #[test]
@@ -248,7 +299,8 @@ mod tests {
         assert_eq!(config(&[("retention.ms", "-1")]).retention(), None);
         assert_eq!(config(&[("retention.ms", "1500")]).retention(), Some(Duration::from_millis(1500)));
         assert_eq!(config(&[("message.timestamp.before.max.ms", "9223372036854775807")]).timestamp_before_max(), None);
-        assert_eq!(config(&[("message.timestamp.before.max.ms", "7")]).timestamp_before_max(), Some(Duration::from_millis(7)));
+        assert_eq!(config(&[(BEFORE_MAX, "7")]).timestamp_before_max(), Some((BEFORE_MAX, Duration::from_millis(7))));
+        assert_eq!(config(&[(DIFFERENCE_MAX, "8")]).timestamp_before_max(), Some((DIFFERENCE_MAX, Duration::from_millis(8))));
     }
 
     #[test]

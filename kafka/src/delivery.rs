@@ -16,26 +16,28 @@ use weir_crds::contract::manifest::OffsetRange;
 
 use crate::context;
 
-/// What a message was, and in which transaction: reports of an aborted transaction may arrive in the next one.
+/// What a message is. Only records count towards the ranges; progress does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Mark {
-    pub transaction: usize,
-    /// Only records count towards the ranges; progress does not.
-    pub is_record: bool,
+pub(crate) enum Kind {
+    Record,
+    Progress,
 }
 
-impl Mark {
+impl Kind {
     /// As the library carries it along with a message.
-    pub fn to_opaque(self) -> usize {
-        self.transaction << 1 | usize::from(self.is_record)
+    pub const fn to_opaque(self) -> usize {
+        match self {
+            Self::Record => 1,
+            Self::Progress => 0,
+        }
     }
 
-    fn from_opaque(opaque: usize) -> Self {
-        Self { transaction: opaque >> 1, is_record: opaque & 1 == 1 }
+    const fn from_opaque(opaque: usize) -> Self {
+        if opaque == 0 { Self::Progress } else { Self::Record }
     }
 }
 
-/// A producer's context. librdkafka calls it from the thread that polls.
+/// The context of a producer, which has one transaction. librdkafka calls it from the thread that polls.
 #[derive(Default)]
 pub(crate) struct Deliveries {
     state: Mutex<State>,
@@ -43,8 +45,6 @@ pub(crate) struct Deliveries {
 
 #[derive(Default)]
 struct State {
-    /// Counts the transactions of the producer.
-    transaction: usize,
     partitions: BTreeMap<i32, Delivered>,
     failure: Option<RDKafkaErrorCode>,
 }
@@ -58,13 +58,6 @@ pub(crate) struct Delivered {
 }
 
 impl Deliveries {
-    /// Forgets the last transaction; reports on it that are still to come do not count. Returns the number of the next.
-    pub fn next_transaction(&self) -> usize {
-        let mut state = self.lock();
-        *state = State { transaction: state.transaction + 1, ..State::default() };
-        state.transaction
-    }
-
     pub fn delivered(&self) -> BTreeMap<i32, Delivered> {
         self.lock().partitions.clone()
     }
@@ -75,15 +68,12 @@ impl Deliveries {
     }
 
     /// `delivered`: partition and offset, or why not.
-    fn report(&self, mark: Mark, delivered: Result<(i32, i64), RDKafkaErrorCode>) {
+    fn report(&self, kind: Kind, delivered: Result<(i32, i64), RDKafkaErrorCode>) {
         let mut state = self.lock();
-        if mark.transaction != state.transaction {
-            return;
-        }
-        match delivered {
-            Err(code) => _ = state.failure.get_or_insert(code),
-            Ok(_) if !mark.is_record => {}
-            Ok((partition, offset)) => {
+        match (delivered, kind) {
+            (Err(code), _) => _ = state.failure.get_or_insert(code),
+            (Ok(_), Kind::Progress) => {}
+            (Ok((partition, offset)), Kind::Record) => {
                 let delivered = state.partitions.entry(partition).or_default();
                 if offset < 0 {
                     delivered.unknown = true;
@@ -113,12 +103,12 @@ impl ClientContext for Deliveries {
 impl ProducerContext for Deliveries {
     type DeliveryOpaque = usize;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, mark: usize) {
+    fn delivery(&self, result: &DeliveryResult<'_>, kind: usize) {
         let delivered = match result {
             Ok(message) => Ok((message.partition(), message.offset())),
             Err((error, _)) => Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)),
         };
-        self.report(Mark::from_opaque(mark), delivered);
+        self.report(Kind::from_opaque(kind), delivered);
     }
 }
 
@@ -126,18 +116,13 @@ impl ProducerContext for Deliveries {
 mod tests {
     use super::*;
 
-    fn record(transaction: usize) -> Mark {
-        Mark { transaction, is_record: true }
-    }
-
     #[test]
     fn a_range_holds_all_offsets_and_remembers_unknown_ones() {
         let deliveries = Deliveries::default();
-        let first = deliveries.next_transaction();
         for (partition, offset) in [(0, 7), (0, 5), (1, 3), (0, 9), (2, -1)] {
-            deliveries.report(record(first), Ok((partition, offset)));
+            deliveries.report(Kind::Record, Ok((partition, offset)));
         }
-        deliveries.report(Mark { transaction: first, is_record: false }, Ok((0, 99)));
+        deliveries.report(Kind::Progress, Ok((0, 99)));
         let delivered = deliveries.delivered();
         assert_eq!(delivered[&0], Delivered { range: Some(OffsetRange { first: 5, last: 9 }), unknown: false });
         assert_eq!(delivered[&1], Delivered { range: Some(OffsetRange { first: 3, last: 3 }), unknown: false });
@@ -145,23 +130,21 @@ mod tests {
     }
 
     #[test]
-    fn reports_on_an_aborted_transaction_say_nothing_about_the_next() {
-        let deliveries = Deliveries::default();
-        let aborted = deliveries.next_transaction();
-        deliveries.report(record(aborted), Err(RDKafkaErrorCode::MessageTimedOut));
-        assert_eq!(deliveries.failure(), Some(RDKafkaErrorCode::MessageTimedOut));
-        let next = deliveries.next_transaction();
-        deliveries.report(record(aborted), Err(RDKafkaErrorCode::PurgeQueue));
-        deliveries.report(record(aborted), Ok((0, 1)));
-        assert_eq!((deliveries.failure(), deliveries.delivered().len()), (None, 0));
-        deliveries.report(record(next), Ok((0, 1)));
-        assert_eq!(deliveries.delivered().len(), 1);
+    fn the_first_failure_stays_whatever_it_was_of() {
+        for kind in [Kind::Record, Kind::Progress] {
+            let deliveries = Deliveries::default();
+            deliveries.report(Kind::Record, Ok((0, 1)));
+            assert_eq!(deliveries.failure(), None);
+            deliveries.report(kind, Err(RDKafkaErrorCode::MessageTimedOut));
+            deliveries.report(kind, Err(RDKafkaErrorCode::PurgeQueue));
+            assert_eq!(deliveries.failure(), Some(RDKafkaErrorCode::MessageTimedOut));
+        }
     }
 
     #[test]
-    fn marks_come_back_as_they_went() {
-        for mark in [record(0), record(7), Mark { transaction: 7, is_record: false }] {
-            assert_eq!(Mark::from_opaque(mark.to_opaque()), mark);
+    fn kinds_come_back_as_they_went() {
+        for kind in [Kind::Record, Kind::Progress] {
+            assert_eq!(Kind::from_opaque(kind.to_opaque()), kind);
         }
     }
 }

@@ -15,8 +15,11 @@ pub enum Consequence {
     /// The producer is of no further use, or what became of the transaction is not known: throw it away and begin with
     /// `init_transactions`, which settles it, and with reading the progress.
     StartOver,
-    /// Another producer has this transactional id now. To go on would fence that one in turn: stop.
+    /// The producer's epoch is over: another session has the bucket, or the coordinator ended a transaction that took too
+    /// long. The brokers do not say which; starting over finds it out, before anything is taken from anybody.
     Fenced,
+    /// Another session has the bucket: leave it to that one.
+    Yield,
     /// The cluster will not take it whoever tries: rights, limits or settings must change first.
     Refused,
 }
@@ -55,8 +58,6 @@ impl Facts {
 /// Maps every error to its consequence. What is not known to be harmless ends in `StartOver`, which is always right.
 pub fn consequence(facts: Facts) -> Consequence {
     match (facts.code.map(group), facts) {
-        // A coordinator that ended a transaction which took too long raises the epoch as well: whether somebody else has
-        // taken over cannot be told from here, so it counts as that.
         (Some(Group::Fenced), _) => Consequence::Fenced,
         (Some(Group::Refused), _) => Consequence::Refused,
         (_, Facts { fatal: true, .. }) => Consequence::StartOver,

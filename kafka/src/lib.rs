@@ -11,13 +11,17 @@ mod diagnosis;
 pub mod failure;
 pub mod murmur2;
 mod native;
-pub mod progress;
+mod pool;
+mod producer;
+mod progress;
 pub mod range;
+mod takeover;
 pub mod transaction;
 #[cfg(test)]
 mod transaction_tests;
 
-pub use admin::{Admin, AdminError, TopicConfig, TopicDescription};
+pub use admin::{Admin, AdminError, BrokerConfig, TopicConfig, TopicDescription};
 pub use config::{ConfigError, KafkaConfig};
 pub use failure::Consequence;
 pub use native::{BrokerNode, ClusterDescription, PartitionDescription};
+pub use takeover::Holder;

@@ -1,54 +1,29 @@
 //! Transactions of one bucket: data and the progress record in the same one, the progress last.
 //!
-//! A [`Session`] stands for the right to publish to a bucket: opening it fences every earlier session of the same
-//! transactional id. How many producers it keeps, and how it takes turns among them, is its own affair: users see
-//! [`Session::begin`] and [`Transaction`]. Synchronous: calls block their thread, each within a stated bound.
+//! A [`Session`] is the right to publish to a bucket: opening it takes the bucket over ([`crate::takeover`]). Each
+//! transaction then has a producer epoch of its own ([`crate::pool`]), which users do not see: they see [`Session::begin`]
+//! and [`Transaction`]. Synchronous: calls block their thread, each within a stated bound.
+//!
+//! Order across transactions is strict although they use different transactional ids, because one begins only after the
+//! commit of the one before was acknowledged: from then on it is decided, whatever dies, and its records lie before the next
+//! one's in every partition, its progress record before the next one's. Markers that are written later change neither. If the
+//! commit is *not* acknowledged, the session is of no further use: nothing begins on a doubt. Opening the next session ends
+//! the transaction one way or the other, and the progress that is read then says which.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::collections::BTreeMap;
 
-use rdkafka::{
-    error::KafkaError,
-    message::{Header, OwnedHeaders},
-    producer::{BaseProducer, BaseRecord, Producer as _},
-    types::RDKafkaErrorCode,
-};
-use weir_crds::contract::manifest::OffsetRange;
+use rdkafka::{error::KafkaError, types::RDKafkaErrorCode};
+use weir_crds::contract::{manifest::OffsetRange, names::RunId, progress::RecordError};
 
+pub use crate::producer::TRANSACTION_TIMEOUT;
 use crate::{
     config::{ConfigError, KafkaConfig},
-    delivery::{Deliveries, Mark},
-    failure::{self, Consequence, Facts, consequence},
+    failure::{self, Consequence},
+    pool::Pool,
+    producer::{Producer, Settings},
     range::{Isolation, RangeError, Reader},
+    takeover::{self, Holder},
 };
-
-/// A transaction that its producer leaves open is aborted by the coordinator after this long; until then it holds back
-/// every `read_committed` reader of its partitions.
-pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
-/// The coordinator may first have to end what an earlier producer left, and to load its log after a restart.
-const INIT_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longer than a transaction lives: whatever has not ended by then is found out by starting over.
-const END_TIMEOUT: Duration = Duration::from_secs(15);
-/// One call; between two the deliveries are served.
-const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-/// An abort waits for the reports on purged messages to be served, which only happens between two calls.
-const ABORT_CALL_TIMEOUT: Duration = Duration::from_millis(200);
-/// Messages that were sent and not acknowledged yet: enough for a few round trips, and what bounds memory.
-const QUEUE_KILOBYTES_MAX: u64 = 32 * 1024;
-const QUEUE_MESSAGES_MAX: u64 = 100_000;
-/// Records wait this long for others to share a request.
-const LINGER_MS: u64 = 5;
-/// Uncompressed bytes of one batch, unless the topic's limit is lower.
-const BATCH_BYTES_MAX: u64 = 1_000_000;
-/// librdkafka's bounds of `message.max.bytes`.
-const MESSAGE_BYTES_BOUNDS: (u64, u64) = (1_000, 1_000_000_000);
-/// Deliveries are served every so many records: often enough for the queue to drain, rarely enough to cost nothing.
-const SERVE_EVERY: u64 = 256;
-/// Reports are served for so long while a queue is full or a call is to be made again. Polling takes all of the time that
-/// it is given, so this bounds by how much a transaction is later than it could be.
-const SERVE: Duration = Duration::from_millis(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum TransactionError {
@@ -58,6 +33,20 @@ pub enum TransactionError {
     Client(#[source] KafkaError),
     #[error("the end offsets of the target cannot be read")]
     Offsets(#[source] RangeError),
+    #[error("the progress topic cannot be read")]
+    Progress(#[source] RangeError),
+    #[error("the record {key} is damaged")]
+    Holder {
+        key: String,
+        #[source]
+        source: RecordError,
+    },
+    #[error("attempt {attempt} of run {by} holds the bucket")]
+    Taken { by: RunId, attempt: u32 },
+    #[error("the thread that initialises producers cannot be started")]
+    Thread(#[source] std::io::Error),
+    #[error("the thread that initialises producers has ended")]
+    NoProducer,
     #[error("{operation} failed")]
     Call {
         operation: Operation,
@@ -94,19 +83,42 @@ impl TransactionError {
     /// What to do next. What is wrong with the configuration stays wrong.
     pub fn consequence(&self) -> Consequence {
         match self {
-            Self::Config(_) | Self::Client(_) => Consequence::Refused,
-            Self::Offsets(error) if error.is_denied() => Consequence::Refused,
-            Self::Offsets(_) => Consequence::StartOver,
+            Self::Config(_) | Self::Client(_) | Self::Holder { .. } => Consequence::Refused,
+            Self::Offsets(error) | Self::Progress(error) if error.is_denied() => Consequence::Refused,
+            Self::Offsets(_) | Self::Progress(_) | Self::Thread(_) | Self::NoProducer => Consequence::StartOver,
+            Self::Taken { .. } => Consequence::Yield,
             Self::Call { consequence, .. } => *consequence,
         }
+    }
+
+    /// The same error of a call after which a transaction may have ended: then it can be neither made again nor aborted.
+    pub(crate) fn in_doubt(mut self) -> Self {
+        if let Self::Call { consequence: consequence @ (Consequence::AbortAndRewind | Consequence::Retry), .. } = &mut self {
+            *consequence = Consequence::StartOver;
+        }
+        self
     }
 
     /// Whether the cluster said that this identity may not.
     pub fn is_denied(&self) -> bool {
         match self {
-            Self::Config(_) | Self::Client(_) => false,
-            Self::Offsets(error) => error.is_denied(),
+            Self::Offsets(error) | Self::Progress(error) => error.is_denied(),
             Self::Call { source, .. } => source.rdkafka_error_code().is_some_and(failure::is_denied),
+            Self::Config(_) | Self::Client(_) | Self::Holder { .. } | Self::Taken { .. } | Self::Thread(_) | Self::NoProducer => false,
+        }
+    }
+
+    /// The code that the library gave, where it gave one.
+    pub fn code(&self) -> Option<RDKafkaErrorCode> {
+        match self {
+            Self::Call { source, .. } | Self::Client(source) => source.rdkafka_error_code(),
+            Self::Config(_)
+            | Self::Offsets(_)
+            | Self::Progress(_)
+            | Self::Holder { .. }
+            | Self::Taken { .. }
+            | Self::Thread(_)
+            | Self::NoProducer => None,
         }
     }
 }
@@ -115,12 +127,14 @@ impl TransactionError {
 #[derive(Clone, Copy, Debug)]
 pub struct Target<'a> {
     pub config: &'a KafkaConfig,
+    /// The bucket's own; those that its transactions use follow from it.
     pub transactional_id: &'a str,
     pub topic: &'a str,
     /// The partitions of the bucket.
     pub partitions: &'a [i32],
     /// The topic's `max.message.bytes`.
     pub max_message_bytes: u64,
+    pub progress_topic: &'a str,
 }
 
 /// A record to be sent.
@@ -144,80 +158,58 @@ pub struct ProgressRecord<'a> {
 
 /// The right to publish to a bucket, until somebody else takes it.
 pub struct Session {
-    producer: BaseProducer<Deliveries>,
-    topic: String,
+    pool: Pool,
+    /// Of the open transaction.
+    producer: Option<Producer>,
     /// Reads end offsets where a delivery report has none.
     ends: Reader,
     /// By partition: no record of the next transaction lies before this offset.
     floors: BTreeMap<i32, i64>,
-    open: bool,
 }
 
 impl Session {
-    /// Fences every earlier session of this transactional id and ends what it left open. Once this returns, nothing of an
-    /// earlier session can be committed any more, so that progress can be read.
-    pub fn open(target: Target<'_>) -> Result<Self, TransactionError> {
-        let producer = producer(target)?;
-        call(&producer, Operation::Init, INIT_TIMEOUT, |p| p.init_transactions(CALL_TIMEOUT))?;
+    /// Takes the bucket over, and says what progress records it has: those of the keys that begin with its transactional id
+    /// and a slash. Nothing of an earlier session can be committed any more.
+    pub fn open(target: Target<'_>, holder: &mut Holder) -> Result<(Self, BTreeMap<String, Vec<u8>>), TransactionError> {
+        let settings =
+            Settings { config: target.config.clone(), topic: target.topic.to_owned(), max_message_bytes: target.max_message_bytes };
+        let taken = takeover::take_over(target, &settings, holder)?;
         let ends = Reader::new(target.config, target.topic, Isolation::Uncommitted).map_err(TransactionError::Offsets)?;
         let mut floors = BTreeMap::new();
         for partition in target.partitions {
             let (_, end) = ends.bounds(*partition).map_err(TransactionError::Offsets)?;
             floors.insert(*partition, end);
         }
-        Ok(Self { producer, topic: target.topic.to_owned(), ends, floors, open: false })
+        let pool = Pool::new(taken.producers, settings, taken.watch)?;
+        Ok((Self { pool, producer: None, ends, floors }, taken.records))
     }
 
     /// Begins a transaction; one that was left open is aborted first.
     pub fn begin(&mut self) -> Result<Transaction<'_>, TransactionError> {
         self.abort()?;
-        let number = self.producer.context().next_transaction();
-        call(&self.producer, Operation::Begin, CALL_TIMEOUT, |p| p.begin_transaction())?;
-        self.open = true;
-        Ok(Transaction { session: self, number, sent: 0 })
+        let producer = self.pool.next()?;
+        producer.begin()?;
+        self.producer = Some(producer);
+        Ok(Transaction { session: self })
     }
 
     /// Aborts the open transaction, if there is one. Its records are never seen.
     pub fn abort(&mut self) -> Result<(), TransactionError> {
-        if self.open {
-            call(&self.producer, Operation::Abort, END_TIMEOUT, |p| p.abort_transaction(ABORT_CALL_TIMEOUT))?;
-            self.open = false;
-        }
-        Ok(())
+        let Some(producer) = self.producer.take() else { return Ok(()) };
+        let aborted = producer.abort();
+        // Also if aborting failed: initialising its id ends the transaction, for which no commit was ever asked.
+        self.pool.renew(producer);
+        aborted
     }
 
-    /// Waits for the reports on everything that was sent. The library's own flush serves reports in turns of a tenth of a
-    /// second, however early they come.
-    fn flush(&self) -> Result<(), TransactionError> {
-        let deadline = Instant::now() + END_TIMEOUT;
-        while self.producer.in_flight_count() > 0 {
-            if Instant::now() >= deadline {
-                let source = KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut);
-                return Err(TransactionError::Call { operation: Operation::Deliver, consequence: Consequence::StartOver, source });
-            }
-            self.producer.poll(SERVE);
-        }
-        match self.producer.context().failure() {
-            None => Ok(()),
-            Some(code) => Err(self.undelivered(code)),
-        }
-    }
-
-    /// A record that was not delivered: its transaction cannot be committed, whatever else the code means.
-    fn undelivered(&self, code: RDKafkaErrorCode) -> TransactionError {
-        let (code, fatal) = self.producer.client().fatal_error().map_or((code, false), |(code, _)| (code, true));
-        let facts = Facts { code: Some(code), fatal, abortable: true, retriable: false };
-        TransactionError::Call {
-            operation: Operation::Deliver,
-            consequence: consequence(facts),
-            source: KafkaError::MessageProduction(code),
-        }
+    fn producer(&mut self) -> Result<&mut Producer, TransactionError> {
+        self.producer.as_mut().ok_or(TransactionError::NoProducer)
     }
 
     /// Where the records of the open transaction lie, all of which are delivered.
     fn offsets(&mut self) -> Result<BTreeMap<i32, OffsetRange>, TransactionError> {
         let mut ranges = BTreeMap::new();
-        for (partition, delivered) in self.producer.context().delivered() {
+        for (partition, delivered) in self.producer()?.delivered() {
             let floor = self.floors.get(&partition).copied().unwrap_or(0);
             let range = match delivered.range.filter(|_| !delivered.unknown) {
                 Some(range) => range,
@@ -239,134 +231,32 @@ impl Session {
 /// coordinator after [`TRANSACTION_TIMEOUT`].
 pub struct Transaction<'a> {
     session: &'a mut Session,
-    number: usize,
-    sent: u64,
 }
 
 impl Transaction<'_> {
     /// Hands a record to the producer; waits while its queue is full.
     pub fn send(&mut self, record: Record<'_>) -> Result<(), TransactionError> {
-        let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
-        for (key, value) in record.headers {
-            headers = headers.insert(Header { key, value: Some(*value) });
-        }
-        let topic = self.session.topic.as_str();
-        // librdkafka takes 0 for "now", so that the time 1970-01-01T00:00:00Z cannot be sent: it never comes this far,
-        // since assembling sets such rows aside.
-        let message = BaseRecord {
-            topic,
-            partition: Some(record.partition),
-            payload: Some(record.value),
-            key: record.key,
-            timestamp: record.timestamp_ms,
-            headers: Some(headers),
-            delivery_opaque: Mark { transaction: self.number, is_record: true }.to_opaque(),
-        };
-        enqueue(&self.session.producer, message)?;
-        self.sent += 1;
-        if self.sent.is_multiple_of(SERVE_EVERY) {
-            self.session.producer.poll(Duration::ZERO);
-        }
-        Ok(())
+        self.session.producer()?.send(record)
     }
 
     /// Waits until all records that were sent are delivered, and says where they lie.
     pub fn delivered(&mut self) -> Result<BTreeMap<i32, OffsetRange>, TransactionError> {
-        self.session.flush()?;
+        self.session.producer()?.flush()?;
         self.session.offsets()
     }
 
-    /// Sends the progress record and commits. On any error but `Fenced` and `Refused` what became of the transaction
-    /// is found out by starting over: the consequence never is `AbortAndRewind`.
+    /// Sends the progress record and commits. On any error but `Refused` what became of the transaction is found out by
+    /// starting over: the consequence never is `AbortAndRewind`.
     pub fn commit(self, progress: ProgressRecord<'_>) -> Result<(), TransactionError> {
-        let Self { session, number, .. } = self;
-        let message = BaseRecord {
-            topic: progress.topic,
-            partition: Some(crate::progress::PARTITION),
-            payload: Some(progress.value),
-            key: Some(progress.key.as_bytes()),
-            timestamp: None,
-            headers: None,
-            delivery_opaque: Mark { transaction: number, is_record: false }.to_opaque(),
-        };
-        enqueue(&session.producer, message)?;
-        session.flush()?;
-        // If we die here, or the answer is lost, the next `init_transactions` of this id ends the transaction one way or
-        // the other, and the progress record, which is part of it, says which.
-        let committed = call(&session.producer, Operation::Commit, END_TIMEOUT, |p| p.commit_transaction(CALL_TIMEOUT));
-        committed.map_err(|error| match error {
-            TransactionError::Call { operation, consequence: Consequence::AbortAndRewind | Consequence::Retry, source } => {
-                TransactionError::Call { operation, consequence: Consequence::StartOver, source }
-            }
-            error @ (TransactionError::Config(_)
-            | TransactionError::Client(_)
-            | TransactionError::Offsets(_)
-            | TransactionError::Call { .. }) => error,
-        })?;
-        session.open = false;
+        let producer = self.session.producer()?;
+        producer.send_progress(progress)?;
+        producer.flush()?;
+        // If we die here, or the answer is lost, the next session ends the transaction one way or the other, and the
+        // progress record, which is part of it, says which.
+        producer.commit()?;
+        if let Some(producer) = self.session.producer.take() {
+            self.session.pool.renew(producer);
+        }
         Ok(())
-    }
-}
-
-fn producer(target: Target<'_>) -> Result<BaseProducer<Deliveries>, TransactionError> {
-    use rdkafka::config::FromClientConfigAndContext as _;
-    let message_bytes_max = target.max_message_bytes.clamp(MESSAGE_BYTES_BOUNDS.0, MESSAGE_BYTES_BOUNDS.1);
-    let mut config = target.config.client()?;
-    config
-        .set("transactional.id", target.transactional_id)
-        .set("transaction.timeout.ms", TRANSACTION_TIMEOUT.as_millis().to_string())
-        .set("compression.type", "lz4")
-        .set("linger.ms", LINGER_MS.to_string())
-        .set("queue.buffering.max.kbytes", QUEUE_KILOBYTES_MAX.to_string())
-        .set("queue.buffering.max.messages", QUEUE_MESSAGES_MAX.to_string())
-        // A batch is limited before compression, so that none is refused for its size.
-        .set("message.max.bytes", message_bytes_max.to_string())
-        .set("batch.size", BATCH_BYTES_MAX.min(message_bytes_max).to_string());
-    BaseProducer::from_config_and_context(&config, Deliveries::default()).map_err(TransactionError::Client)
-}
-
-/// Makes a call again for as long as that is its error's consequence, within `bound`; then the call has failed for good.
-fn call(
-    producer: &BaseProducer<Deliveries>,
-    operation: Operation,
-    bound: Duration,
-    mut attempt: impl FnMut(&BaseProducer<Deliveries>) -> Result<(), KafkaError>,
-) -> Result<(), TransactionError> {
-    let deadline = Instant::now() + bound;
-    loop {
-        let Err(source) = attempt(producer) else { return Ok(()) };
-        let mut facts = Facts::of(&source);
-        if let Some((code, _)) = producer.client().fatal_error() {
-            facts = Facts { code: Some(code), fatal: true, ..facts };
-        }
-        match consequence(facts) {
-            Consequence::Retry if Instant::now() < deadline => {
-                producer.poll(SERVE);
-            }
-            Consequence::Retry => return Err(TransactionError::Call { operation, consequence: Consequence::StartOver, source }),
-            consequence @ (Consequence::AbortAndRewind | Consequence::StartOver | Consequence::Fenced | Consequence::Refused) => {
-                return Err(TransactionError::Call { operation, consequence, source });
-            }
-        }
-    }
-}
-
-fn enqueue(producer: &BaseProducer<Deliveries>, mut message: BaseRecord<'_, [u8], [u8], usize>) -> Result<(), TransactionError> {
-    let deadline = Instant::now() + END_TIMEOUT;
-    loop {
-        let Err((source, refused)) = producer.send(message) else { return Ok(()) };
-        let mut facts = Facts::of(&source);
-        if let Some((code, _)) = producer.client().fatal_error() {
-            facts = Facts { code: Some(code), fatal: true, ..facts };
-        }
-        let full = facts.code == Some(RDKafkaErrorCode::QueueFull);
-        if full && Instant::now() < deadline {
-            producer.poll(SERVE);
-            message = refused;
-            continue;
-        }
-        // A queue that does not drain: what is in it will not be delivered within the transaction's time.
-        let consequence = if full { Consequence::AbortAndRewind } else { consequence(facts) };
-        return Err(TransactionError::Call { operation: Operation::Send, consequence, source });
     }
 }

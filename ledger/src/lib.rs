@@ -2,17 +2,21 @@
 //!
 //! The store is the truth about what ran, so this client keeps three things apart that are easily mixed up: an object
 //! that is not there, a store that cannot be reached, and an object that is there with other content. It decides nothing
-//! from them; and but for progress objects, which are only shown, it never writes over an object with another content.
+//! from them; and but for progress objects, which are only shown, and claims, which are compared and swapped, it never
+//! writes over an object with another content.
 
+pub mod claims;
 pub mod client;
 mod error;
 mod read;
+mod swap;
 mod write;
 
 use aws_sdk_s3::Client;
 pub use client::{ClientError, s3_client};
 pub use error::{Cause, LedgerError};
 pub use read::Listed;
+pub use swap::{Swap, Versioned};
 use weir_crds::contract::run::StoreLocation;
 pub use write::{PutOnce, Upload};
 

@@ -148,7 +148,7 @@ impl Ledger {
         LedgerError::Missing { bucket: self.bucket.clone(), key: key.to_owned() }
     }
 
-    fn broken_off(&self, key: &str, error: &aws_sdk_s3::primitives::ByteStreamError) -> LedgerError {
+    pub(crate) fn broken_off(&self, key: &str, error: &aws_sdk_s3::primitives::ByteStreamError) -> LedgerError {
         LedgerError::Request {
             operation: "reading",
             bucket: self.bucket.clone(),

@@ -4,8 +4,19 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use bytes::Bytes;
-use weir_crds::{contract::run::StoreLocation, refs::S3Service};
-use weir_ledger::{Cause, Ledger, LedgerError, PutOnce};
+use weir_crds::{
+    contract::{
+        claims::{ClaimTarget, EventTypes},
+        names::RunId,
+        run::StoreLocation,
+    },
+    refs::S3Service,
+    window::{Interval, Slice, SliceId},
+};
+use weir_ledger::{
+    Cause, Ledger, LedgerError, PutOnce, Swap,
+    claims::{ClaimError, Claims},
+};
 
 fn env(name: &str) -> String {
     std::env::var(name).unwrap_or_default()
@@ -109,4 +120,65 @@ async fn listings_are_whole_and_in_order() {
     let rest = ledger.list("g1/published/", Some("g1/published/1040.json")).await.unwrap();
     assert_eq!(rest.iter().map(|o| o.key.clone()).collect::<Vec<_>>(), keys[1041..]);
     assert_eq!(ledger.folders("").await.unwrap(), ["g1/", "g2/"]);
+}
+
+#[tokio::test]
+#[ignore = "needs a store"]
+async fn of_many_swaps_of_one_version_one_is_done() {
+    let (ledger, _store, _dir) = ledger("swap").await;
+    for read in [None, Some(())] {
+        let version = ledger.get_versioned("a").await.unwrap();
+        assert_eq!(version.is_some(), read.is_some());
+        let swaps = (0..10).map(|n| {
+            let (ledger, version) = (ledger.clone(), version.clone());
+            tokio::spawn(async move { ledger.swap("a", version.as_ref(), Bytes::from(format!("{n}{read:?}"))).await.unwrap() })
+        });
+        let mut done = Vec::new();
+        for swap in swaps.collect::<Vec<_>>() {
+            done.push(swap.await.unwrap());
+        }
+        assert_eq!(done.iter().filter(|swap| **swap == Swap::Done).count(), 1, "{done:?}");
+    }
+    let version = ledger.get_versioned("a").await.unwrap();
+    // As when the answer to a request is lost and it is made again.
+    for _ in 0..2 {
+        assert_eq!(ledger.swap("a", version.as_ref(), Bytes::from_static(b"new")).await.unwrap(), Swap::Done);
+    }
+    assert_eq!(ledger.swap("gone", version.as_ref(), Bytes::from_static(b"new")).await.unwrap(), Swap::Changed);
+}
+
+#[tokio::test]
+#[ignore = "needs a store"]
+async fn of_two_jobs_that_want_the_same_hours_one_gets_them() {
+    let (ledger, _store, _dir) = ledger("claims").await;
+    let target = ClaimTarget { cluster_id: "c".into(), topic: "t".into() };
+    let claims = Claims { ledger: &ledger, prefix: "p", target: &target };
+    let run = |name: &str, generation| RunId { namespace: "n".into(), name: name.into(), generation };
+    const QUARTER_US: i64 = 900_000_000;
+    let slices = |range: std::ops::Range<i64>| -> Vec<Slice> {
+        let interval = |n| Interval { start_us: n * QUARTER_US, end_us: (n + 1) * QUARTER_US };
+        let id = |n: i64| SliceId::from_start(jiff::Timestamp::from_microsecond(n * QUARTER_US).unwrap());
+        range.map(|n| Slice { id: id(n), interval: interval(n) }).collect()
+    };
+    let types = EventTypes::These(["click".to_owned()].into());
+    let (first, second, forth, back) = (run("a", 1), run("b", 1), slices(0..24), slices(8..32));
+    let (a, b) = tokio::join!(claims.take(&first, &forth, &types), claims.take(&second, &back, &EventTypes::Any));
+    let (winner, loser) = match (&a, &b) {
+        (Ok(()), Err(ClaimError::Conflict(conflict))) => {
+            assert_eq!((&conflict.wanted, &conflict.held.run), (&second, &first));
+            ((&first, &forth), (&second, &back))
+        }
+        (Err(ClaimError::Conflict(conflict)), Ok(())) => {
+            assert_eq!((&conflict.wanted, &conflict.held.run), (&first, &second));
+            ((&second, &back), (&first, &forth))
+        }
+        both => unreachable!("{both:?}"),
+    };
+    // Again, and in a later generation, changes nothing; the other waits until what was never published is released.
+    claims.take(winner.0, winner.1, &types).await.unwrap();
+    claims.take(&RunId { generation: 2, ..winner.0.clone() }, winner.1, &types).await.unwrap();
+    assert!(matches!(claims.take(loser.0, loser.1, &types).await, Err(ClaimError::Conflict(_))));
+    claims.release(winner.0, winner.1, &[]).await.unwrap();
+    claims.take(loser.0, loser.1, &EventTypes::Any).await.unwrap();
+    assert!(matches!(claims.take(winner.0, winner.1, &types).await, Err(ClaimError::Conflict(_))));
 }

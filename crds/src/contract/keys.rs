@@ -71,6 +71,16 @@ impl RunKeys {
         format!("{}outcome.json", self.root)
     }
 
+    /// Says that everything the run publishes over is claimed.
+    pub fn claims(&self) -> String {
+        format!("{}claims.json", self.root)
+    }
+
+    /// Says that what the run never published is claimed no more.
+    pub fn claims_released(&self) -> String {
+        format!("{}claims-released.json", self.root)
+    }
+
     pub fn folder(&self, folder: Folder) -> String {
         format!("{}{}/", self.root, folder.as_str())
     }

@@ -5,6 +5,7 @@
 //! what decides the result, `plan.json` fixes the work, manifests say what is done, `outcome.json` ends it. Each of them is
 //! put once and never changed.
 
+pub mod claims;
 pub mod digest;
 pub mod keys;
 pub mod manifest;

@@ -23,6 +23,9 @@ impl fmt::Display for RunId {
 
 /// Kafka's limit on `transactional.id` is that of a string; this bound keeps logs and progress keys readable.
 const TRANSACTIONAL_ID_LENGTH_MAX: usize = 200;
+/// One fills a transaction, the others are initialised meanwhile: that takes some 60 ms after a commit, now and then half
+/// a second, and a transaction is open for about as long or longer.
+const ROTATING_IDS: u32 = 4;
 /// Of a Kubernetes label value and of a pod's host name.
 const JOB_NAME_LENGTH_MAX: usize = 63;
 const JOB_NAME_HEAD_LENGTH_MAX: usize = 26;
@@ -39,6 +42,13 @@ pub fn transactional_id(namespace: &str, name: &str, bucket: &str) -> String {
     format!("{head}.{hash}")
 }
 
+/// The transactional ids that a bucket's publisher uses in rotation, beside the bucket's own, which only says who holds the
+/// bucket. Their number may change from version to version: what a holder may have used is recorded with it
+/// ([`super::progress::BucketHolder`]), and whoever takes over fences all of those.
+pub fn rotating_ids(transactional_id: &str) -> Vec<String> {
+    (0..ROTATING_IDS).map(|number| format!("{transactional_id}.{number}")).collect()
+}
+
 /// The compacted topic that a namespace's publishers keep their progress in.
 pub fn progress_topic(namespace: &str) -> String {
     format!("weir.{namespace}.progress")
@@ -47,6 +57,11 @@ pub fn progress_topic(namespace: &str) -> String {
 /// The key of a generation's progress record.
 pub fn progress_key(transactional_id: &str, generation: u32) -> String {
     format!("{transactional_id}/g{generation}")
+}
+
+/// The key of the record that says who holds a bucket.
+pub fn holder_key(transactional_id: &str) -> String {
+    format!("{transactional_id}/holder")
 }
 
 /// The Job of one attempt at a unit of work: a DNS label, the same whoever derives it.

@@ -1,6 +1,7 @@
 //! Progress: of a bucket, in the transaction of its data (that one decides), and of a unit, for people (that one does not).
+//! And who holds a bucket, which decides who may go on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -59,9 +60,65 @@ impl BucketProgress {
         Sha256Digest::of(&super::manifest::to_bytes(&Self { digest: Sha256Digest::default(), ..self.clone() }))
     }
 
-    /// Whether the record is as it was written.
-    pub fn is_whole(&self) -> bool {
-        self.digest == self.own_digest()
+    /// Reads a record and checks that it is whole.
+    pub fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
+        let record: Self = serde_json::from_slice(bytes).map_err(RecordError::Decode)?;
+        check(record.format, record.digest == record.own_digest())?;
+        Ok(record)
+    }
+}
+
+/// Why a record of the progress topic is not believed.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error("it is not a record of this kind")]
+    Decode(#[source] serde_json::Error),
+    #[error("it has format {found}, this program knows {FORMAT}: use the version of weir that wrote it")]
+    Format { found: u32 },
+    #[error("its digest is another")]
+    Digest,
+}
+
+fn check(format: u32, is_whole: bool) -> Result<(), RecordError> {
+    match (format, is_whole) {
+        (FORMAT, true) => Ok(()),
+        (FORMAT, false) => Err(RecordError::Digest),
+        (found, _) => Err(RecordError::Format { found }),
+    }
+}
+
+/// Who may publish to a bucket: the last record under [`super::names::holder_key`] in the namespace's progress topic. It is
+/// committed under the bucket's own transactional id before any of the rotating ones is used, whichever the generation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BucketHolder {
+    pub format: u32,
+    pub run: RunId,
+    pub attempt: u32,
+    /// Tells apart processes that run the same attempt.
+    pub session: String,
+    /// Every id that this holder or one before it may have used: what the next one must fence.
+    pub transactional_ids: BTreeSet<String>,
+    /// SHA-256 of all fields above as JSON.
+    pub digest: Sha256Digest,
+}
+
+impl BucketHolder {
+    pub fn new(run: RunId, attempt: u32, session: String, transactional_ids: BTreeSet<String>) -> Self {
+        let mut holder = Self { format: FORMAT, run, attempt, session, transactional_ids, digest: Sha256Digest::default() };
+        holder.digest = holder.own_digest();
+        holder
+    }
+
+    fn own_digest(&self) -> Sha256Digest {
+        Sha256Digest::of(&super::manifest::to_bytes(&Self { digest: Sha256Digest::default(), ..self.clone() }))
+    }
+
+    /// Reads a record and checks that it is whole.
+    pub fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
+        let record: Self = serde_json::from_slice(bytes).map_err(RecordError::Decode)?;
+        check(record.format, record.digest == record.own_digest())?;
+        Ok(record)
     }
 }
 
@@ -78,4 +135,26 @@ pub struct UnitProgress {
     pub bytes: u64,
     pub started_at: jiff::Timestamp,
     pub updated_at: jiff::Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::contract::manifest::to_bytes;
+
+    #[test]
+    fn a_record_that_was_edited_is_not_believed() {
+        let run = RunId { namespace: "n".into(), name: "j".into(), generation: 41 };
+        let holder = BucketHolder::new(run.clone(), 2, "s".into(), BTreeSet::from(["a.0".to_owned()]));
+        let progress = BucketProgress::new(run, Sha256Digest::default(), "b-0".into(), "c".into(), "t".into(), 0, None);
+        assert_eq!(BucketHolder::parse(&to_bytes(&holder)).unwrap(), holder);
+        assert_eq!(BucketProgress::parse(&to_bytes(&progress)).unwrap(), progress);
+        let edited = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replace("41", "42").into_bytes();
+        assert!(matches!(BucketHolder::parse(&edited(to_bytes(&holder))), Err(RecordError::Digest)));
+        assert!(matches!(BucketProgress::parse(&edited(to_bytes(&progress))), Err(RecordError::Digest)));
+        assert!(matches!(BucketHolder::parse(b"{}"), Err(RecordError::Decode(_))));
+        let newer = to_bytes(&BucketHolder { format: FORMAT + 1, ..holder });
+        assert!(matches!(BucketHolder::parse(&newer), Err(RecordError::Format { found }) if found == FORMAT + 1));
+    }
 }

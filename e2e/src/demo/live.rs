@@ -103,8 +103,9 @@ async fn send(producer: &FutureProducer, topic: &str, number: u64) -> Result<ser
     const SEND_TIMEOUT: Duration = Duration::from_secs(60);
     let timestamp = jiff::Timestamp::now().as_millisecond();
     // Keys of the shop's customers, so that live and rebuilt events of one key share a partition.
-    let key = (1 + number * 7919 % 2000).to_string();
-    let value = json!({"event_id": format!("live-{number}"), "event_type": "app_opened", "event_time": timestamp, "user_id": key});
+    let user = 1 + number * 7919 % 2000;
+    let key = user.to_string();
+    let value = json!({"event_id": format!("live-{number}"), "event_type": "app_opened", "event_time": timestamp, "user_id": user});
     let value = value.to_string();
     let record = FutureRecord::to(topic).key(&key).payload(&value).timestamp(timestamp);
     let delivered = producer.send(record, SEND_TIMEOUT).await.map_err(|(error, _)| Error::Produce(error))?;

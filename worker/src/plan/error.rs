@@ -88,6 +88,8 @@ pub enum PlanError {
     /// The target would refuse or lose the events.
     #[error("topic {topic} cannot take the events: {problem}")]
     Unsuitable {
+        /// Of the spec, that asks for what cannot be.
+        field: String,
         /// Its name.
         topic: String,
         /// Why.
@@ -148,7 +150,8 @@ impl Explain for PlanError {
             Self::Template { origin, .. } => Some(format!("spec.sources[{origin}].s3.prefix")),
             Self::NoBucket { origin } => Some(format!("spec.sources[{origin}].s3")),
             Self::NoSlices => Some("spec.window.exclude".to_owned()),
-            Self::Unsuitable { .. } | Self::PartitionCountChanged { .. } => Some("spec.sinks[].kafka.topic".to_owned()),
+            Self::Unsuitable { field, .. } => Some(field.clone()),
+            Self::PartitionCountChanged { .. } => Some("spec.sinks[].kafka.topic".to_owned()),
             Self::NoObjects { .. } | Self::TooManyObjects { .. } => Some("spec.sources".to_owned()),
             Self::Source(_)
             | Self::Run(_)

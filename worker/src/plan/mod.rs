@@ -5,7 +5,9 @@
 
 pub mod chunks;
 pub mod error;
+pub mod live;
 pub mod objects;
+pub mod preflight;
 pub mod preview;
 pub mod sample;
 pub mod targets;
@@ -48,7 +50,7 @@ pub async fn draft(run: &Run) -> Result<Draft, PlanError> {
         return Err(PlanError::NoSlices);
     }
     // Kafka first: a target that is not there is found out in a second, while listing may take minutes.
-    let sinks = targets::describe(run, &slicing).await?;
+    let sinks = targets::describe(run, &slicing, &shape).await?;
     let client = weir_ledger::s3_client(&spec.source_store, run.credentials_dir.as_deref()).await?;
     let mut lists = Vec::new();
     for source in &spec.sources {

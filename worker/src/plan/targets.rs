@@ -3,49 +3,60 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use weir_crds::backfill_job::{KafkaMode, KafkaSink, RecordTimestamps};
+use weir_crds::backfill_job::{KafkaMode, KafkaSink};
 use weir_crds::contract::keys::RunKeys;
 use weir_crds::contract::names::RunId;
 use weir_crds::contract::plan::{Plan, PlannedSink};
 use weir_crds::window::Slicing;
 use weir_kafka::range::{Isolation, Range, RangeError, Reader};
-use weir_kafka::{Admin, KafkaConfig, TopicConfig};
+use weir_kafka::{Admin, BrokerConfig, KafkaConfig, TopicConfig, TopicDescription};
 
 use super::error::PlanError;
+use super::{live, preflight};
 use crate::headers;
 use crate::run::Run;
+use crate::select::ResultShape;
 use crate::target::TargetError;
 
 /// The brokers' own default of `max.message.bytes`, where a cluster does not say.
 const MAX_MESSAGE_BYTES_DEFAULT: u64 = 1_048_588;
 /// Records at either end of each partition of a side topic that are looked at.
 const RECORDS_LOOKED_AT: i64 = 100;
-/// Events must survive at least until their readers have seen them.
-const RETENTION_MARGIN: Duration = Duration::from_secs(24 * 3600);
+
+/// A target as the brokers see it now.
+struct Described<'a> {
+    /// Of the sink.
+    index: usize,
+    kafka: &'a KafkaSink,
+    topic: TopicDescription,
+    config: TopicConfig,
+    broker: Option<BrokerConfig>,
+}
 
 /// Describes all sinks.
-pub async fn describe(run: &Run, slicing: &Slicing) -> Result<Vec<PlannedSink>, PlanError> {
+pub async fn describe(run: &Run, slicing: &Slicing, shape: &ResultShape) -> Result<Vec<PlannedSink>, PlanError> {
     let mut sinks = Vec::new();
-    for sink in &run.spec.sinks {
+    for (index, sink) in run.spec.sinks.iter().enumerate() {
         let Some(kafka) = &sink.kafka else { continue };
         let admin = Admin::new(&run.kafka(&kafka.cluster_ref.name)?).map_err(TargetError::from)?;
         let cluster = admin.cluster().await.map_err(TargetError::from)?;
         let topic = admin.topic(&kafka.topic).await.map_err(TargetError::from)?;
         let topic = topic.ok_or_else(|| TargetError::Missing(kafka.topic.clone()))?;
         let config = admin.topic_config(&kafka.topic).await.map_err(TargetError::from)?;
-        let oldest_us = slicing.slices().iter().map(|slice| slice.interval.start_us).min().unwrap_or(0);
-        check_config(kafka, &config, age(oldest_us, jiff::Timestamp::now()))?;
-        if kafka.mode == KafkaMode::SideTopic {
-            check_alone(run, kafka, topic.partitions.iter().map(|p| p.partition).collect()).await?;
-        }
+        let broker = match cluster.brokers.first() {
+            Some(broker) => admin.broker_config(broker.id).await.map_err(TargetError::from)?,
+            None => None,
+        };
+        let described = Described { index, kafka, topic, config, broker };
+        check(run, &described, slicing, shape).await?;
         sinks.push(PlannedSink {
             name: sink.name.clone(),
             cluster: kafka.cluster_ref.name.clone(),
             cluster_id: cluster.id,
             topic: kafka.topic.clone(),
-            topic_id: topic.id,
-            partitions: u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX),
-            max_message_bytes: config.max_message_bytes().unwrap_or(MAX_MESSAGE_BYTES_DEFAULT),
+            partitions: partitions(&described.topic),
+            topic_id: described.topic.id,
+            max_message_bytes: described.config.max_message_bytes().unwrap_or(MAX_MESSAGE_BYTES_DEFAULT),
         });
     }
     compare_with_earlier(run, &sinks).await?;
@@ -56,49 +67,48 @@ fn age(event_time_us: i64, now: jiff::Timestamp) -> Duration {
     Duration::from_micros(u64::try_from(now.as_microsecond() - event_time_us).unwrap_or(0))
 }
 
-/// Refuses a target whose settings would drop, change or refuse the events. `oldest` is the age of the window's start.
-fn check_config(kafka: &KafkaSink, config: &TopicConfig, oldest: Duration) -> Result<(), PlanError> {
-    let unsuitable =
-        |problem: String, remedy: &str| Err(PlanError::Unsuitable { topic: kafka.topic.clone(), problem, remedy: remedy.to_owned() });
-    if kafka.mode == KafkaMode::InPlace && config.cleans_up_by("compact") {
-        return unsuitable(
-            "it is compacted, so an old event would replace its key's newest one".into(),
-            "publish to a side topic (mode: SideTopic)",
-        );
+/// Looks at the target's settings, and at what lies in it.
+async fn check(run: &Run, described: &Described<'_>, slicing: &Slicing, shape: &ResultShape) -> Result<(), PlanError> {
+    let Described { index, kafka, topic, config, broker } = described;
+    let unsuitable = |field: &str, problem: String, remedy: &str| PlanError::Unsuitable {
+        field: format!("spec.sinks[{index}].kafka.{field}"),
+        topic: kafka.topic.clone(),
+        problem,
+        remedy: remedy.to_owned(),
+    };
+    let oldest_us = slicing.slices().iter().map(|slice| slice.interval.start_us).min().unwrap_or(0);
+    let target = preflight::Target {
+        config,
+        broker: broker.as_ref(),
+        replicas: topic.partitions.iter().map(|partition| partition.replicas).min().unwrap_or(0),
+        oldest: age(oldest_us, jiff::Timestamp::now()),
+    };
+    preflight::check(kafka, &target).map_err(|found| unsuitable(found.field, found.problem, found.remedy))?;
+    match kafka.mode {
+        KafkaMode::SideTopic => check_alone(run, kafka, topic.partitions.iter().map(|p| p.partition).collect(), unsuitable).await,
+        KafkaMode::InPlace => {
+            let (cluster, name, partitions) = (run.kafka(&kafka.cluster_ref.name)?, kafka.topic.clone(), partitions(topic));
+            let sampled = tokio::task::spawn_blocking(move || live::sample(&cluster, &name, partitions)).await;
+            match sampled.map_err(|_| PlanError::Thread)??.compare(kafka, &shape.schema) {
+                None => Ok(()),
+                Some(unlike) => Err(unsuitable(unlike.field, unlike.problem, unlike.remedy)),
+            }
+        }
     }
-    if kafka.timestamps == RecordTimestamps::ReplayTime {
-        return Ok(());
-    }
-    if config.stamps_on_arrival() {
-        return unsuitable(
-            "message.timestamp.type is LogAppendTime, so event times would be replaced".into(),
-            "set timestamps: ReplayTime, or publish to a topic with CreateTime",
-        );
-    }
-    let days = |duration: Duration| format!("{:.1} days", duration.as_secs_f64() / 86_400.0);
-    if config.cleans_up_by("delete")
-        && let Some(retention) = config.retention()
-        && retention < oldest + RETENTION_MARGIN
-    {
-        let problem = format!(
-            "events are up to {} old and its retention.ms is {}: they would expire at once or within a day",
-            days(oldest),
-            days(retention)
-        );
-        return unsuitable(problem, "raise retention.ms first, publish to a side topic, or set timestamps: ReplayTime");
-    }
-    if let Some(limit) = config.timestamp_before_max()
-        && limit < oldest
-    {
-        let problem = format!("events are up to {} old and message.timestamp.before.max.ms is {}", days(oldest), days(limit));
-        return unsuitable(problem, "raise message.timestamp.before.max.ms, or set timestamps: ReplayTime");
-    }
-    Ok(())
+}
+
+fn partitions(topic: &TopicDescription) -> u32 {
+    u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX)
 }
 
 /// A side topic is the backfill's alone: the ends of its partitions hold nobody else's records. `verify` looks at all that
 /// lies between the backfill's own.
-async fn check_alone(run: &Run, kafka: &KafkaSink, partitions: Vec<i32>) -> Result<(), PlanError> {
+async fn check_alone(
+    run: &Run,
+    kafka: &KafkaSink,
+    partitions: Vec<i32>,
+    unsuitable: impl Fn(&str, String, &str) -> PlanError,
+) -> Result<(), PlanError> {
     let config = run.kafka(&kafka.cluster_ref.name)?;
     let topic = kafka.topic.clone();
     let RunId { namespace, name, .. } = &run.context.run;
@@ -107,11 +117,11 @@ async fn check_alone(run: &Run, kafka: &KafkaSink, partitions: Vec<i32>) -> Resu
     let found = tokio::task::spawn_blocking(move || first_alien(&config, &topic, &partitions, own.as_bytes())).await;
     match found.map_err(|_| PlanError::Thread)?? {
         None => Ok(()),
-        Some((partition, offset)) => Err(PlanError::Unsuitable {
-            topic: kafka.topic.clone(),
-            problem: format!("mode is SideTopic, but the record at partition {partition}, offset {offset} is another producer's"),
-            remedy: "publish to an empty topic of the backfill's own, or set mode: InPlace".to_owned(),
-        }),
+        Some((partition, offset)) => Err(unsuitable(
+            "mode",
+            format!("mode is SideTopic, but the record at partition {partition}, offset {offset} is another producer's"),
+            "publish to an empty topic of the backfill's own, or set mode: InPlace",
+        )),
     }
 }
 

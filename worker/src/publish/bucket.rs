@@ -15,7 +15,7 @@ use weir_crds::{
         plan::Bucket,
     },
 };
-use weir_kafka::{Admin, Consequence, KafkaConfig};
+use weir_kafka::{Admin, Consequence, Holder, KafkaConfig};
 
 use super::{
     error::PublishError,
@@ -65,10 +65,12 @@ impl BucketPublisher {
 
     /// Publishes what is missing. Returns when everything is published, or with the reason why it is not.
     pub fn run(&self) -> Result<(), PublishError> {
+        let context = &self.identity.planned.run.context;
+        let mut holder = Holder::new(context.run.clone(), context.attempt);
         let mut last_commit = (Instant::now(), 0);
         loop {
             let mut transactions = last_commit.1;
-            let error = match self.attempt(&mut transactions) {
+            let error = match self.attempt(&mut holder, &mut transactions) {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
@@ -92,8 +94,8 @@ impl BucketPublisher {
     }
 
     /// From taking the bucket over to the end of its slices. `transactions` is left at the number of committed ones.
-    fn attempt(&self, transactions: &mut u64) -> Result<(), PublishError> {
-        let mut started = start::start(&self.identity, &self.config, &self.admin)?;
+    fn attempt(&self, holder: &mut Holder, transactions: &mut u64) -> Result<(), PublishError> {
+        let mut started = start::start(&self.identity, &self.config, &self.admin, holder)?;
         let generations = Generations::read(&self.identity, &mut started.records)?;
         *transactions = (*transactions).max(started.own.transactions);
         let result = self.slices(&mut started, &generations);
@@ -188,20 +190,21 @@ impl BucketPublisher {
     }
 }
 
-/// Whether an error leaves nothing better than to begin again with `init_transactions`. One that only asks for an abort
-/// comes here when aborting did not help.
+/// Whether an error leaves nothing better than to take the bucket over again. One that only asks for an abort comes here
+/// when aborting did not help; one that says "fenced" is told by taking over whether somebody else has the bucket.
 fn starts_over(error: &PublishError) -> bool {
     match error {
         PublishError::Transaction { source, .. } => match source.consequence() {
-            Consequence::Retry | Consequence::AbortAndRewind | Consequence::StartOver => true,
-            Consequence::Fenced | Consequence::Refused => false,
+            Consequence::Retry | Consequence::AbortAndRewind | Consequence::StartOver | Consequence::Fenced => true,
+            Consequence::Yield | Consequence::Refused => false,
         },
-        PublishError::ReadProgress(error) | PublishError::ReadPresent(error) => error.is_passing(),
+        PublishError::ReadPresent(error) => error.is_passing(),
         PublishError::Target(target::TargetError::Admin(error)) => !error.is_denied(),
         PublishError::Run(_)
         | PublishError::Target(_)
         | PublishError::ProgressLost { .. }
         | PublishError::ProgressCorrupt { .. }
+        | PublishError::ProgressForeign { .. }
         | PublishError::Superseded { .. }
         | PublishError::Part { .. }
         | PublishError::Staged(_)

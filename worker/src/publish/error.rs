@@ -1,6 +1,6 @@
 //! What can end the publishing of a bucket.
 
-use weir_crds::contract::result::FailureCode;
+use weir_crds::contract::{names::RunId, progress::RecordError, result::FailureCode};
 use weir_kafka::{Consequence, range::RangeError, transaction::TransactionError};
 
 use crate::{run::RunError, staged::StagedError, target::TargetError, termination::Explain};
@@ -14,17 +14,22 @@ pub enum PublishError {
     #[error("bucket {bucket}")]
     Transaction {
         bucket: String,
+        own_generation: u32,
         #[source]
         source: TransactionError,
     },
-    #[error("the progress topic cannot be read")]
-    ReadProgress(#[source] RangeError),
     #[error("what an earlier generation published cannot be read back")]
     ReadPresent(#[source] RangeError),
     #[error("{what}, though bucket {bucket} has been begun: what is published is not known, and never assumed to be nothing")]
     ProgressLost { bucket: String, what: String },
-    #[error("the progress record {key} is damaged: {what}")]
-    ProgressCorrupt { key: String, what: String },
+    #[error("the progress record {key} is not believed")]
+    ProgressCorrupt {
+        key: String,
+        #[source]
+        source: RecordError,
+    },
+    #[error("the progress record {key} is that of run {run}, bucket {bucket}")]
+    ProgressForeign { key: String, run: RunId, bucket: String },
     #[error("generation {generation} has begun to publish bucket {bucket}")]
     Superseded { bucket: String, generation: u32 },
     #[error("{key} is not what the manifest of the slice names: {what}")]
@@ -50,17 +55,12 @@ impl Explain for PublishError {
         match self {
             Self::Run(error) => error.code(),
             Self::Target(error) => error.code(),
-            Self::Transaction { source, .. } => match source.consequence() {
-                Consequence::Fenced => FailureCode::Fenced,
-                Consequence::Refused if source.is_denied() => FailureCode::KafkaDenied,
-                Consequence::Refused => FailureCode::TargetUnsuitable,
-                Consequence::Retry | Consequence::AbortAndRewind | Consequence::StartOver => FailureCode::KafkaUnavailable,
-            },
+            Self::Transaction { own_generation, source, .. } => transaction_code(*own_generation, source),
             Self::ReadPresent(RangeError::Gone { .. }) => FailureCode::ProgressLost,
-            Self::ReadProgress(error) | Self::ReadPresent(error) if error.is_denied() => FailureCode::KafkaDenied,
-            Self::ReadProgress(_) | Self::ReadPresent(_) => FailureCode::KafkaUnavailable,
+            Self::ReadPresent(error) if error.is_denied() => FailureCode::KafkaDenied,
+            Self::ReadPresent(_) => FailureCode::KafkaUnavailable,
             Self::ProgressLost { .. } => FailureCode::ProgressLost,
-            Self::ProgressCorrupt { .. } => FailureCode::ProgressCorrupt,
+            Self::ProgressCorrupt { .. } | Self::ProgressForeign { .. } => FailureCode::ProgressCorrupt,
             Self::Superseded { .. } => FailureCode::Superseded,
             Self::Part { .. } | Self::ManifestGone { .. } => FailureCode::ArtifactCorrupt,
             Self::Staged(error) if error.is_full() => FailureCode::ScratchFull,
@@ -77,10 +77,10 @@ impl Explain for PublishError {
             Self::SinkRenamed { .. } => Some("spec.sinks[].name".to_owned()),
             Self::Run(_)
             | Self::Transaction { .. }
-            | Self::ReadProgress(_)
             | Self::ReadPresent(_)
             | Self::ProgressLost { .. }
             | Self::ProgressCorrupt { .. }
+            | Self::ProgressForeign { .. }
             | Self::Superseded { .. }
             | Self::Part { .. }
             | Self::Staged(_)
@@ -97,10 +97,10 @@ impl Explain for PublishError {
             Self::Target(error) => error.remedy(),
             Self::SinkRenamed { then, .. } => Some(format!("name the sink {then} again, and raise runGeneration")),
             Self::Transaction { .. }
-            | Self::ReadProgress(_)
             | Self::ReadPresent(_)
             | Self::ProgressLost { .. }
             | Self::ProgressCorrupt { .. }
+            | Self::ProgressForeign { .. }
             | Self::Superseded { .. }
             | Self::Part { .. }
             | Self::Staged(_)
@@ -108,6 +108,20 @@ impl Explain for PublishError {
             | Self::NoSink
             | Self::Interrupted
             | Self::Thread => None,
+        }
+    }
+}
+
+fn transaction_code(own_generation: u32, error: &TransactionError) -> FailureCode {
+    match (error, error.consequence()) {
+        (TransactionError::Taken { by, .. }, _) if by.generation > own_generation => FailureCode::Superseded,
+        (TransactionError::Holder { .. }, _) => FailureCode::ProgressCorrupt,
+        (_, Consequence::Yield) => FailureCode::Fenced,
+        (_, Consequence::Refused) if error.is_denied() => FailureCode::KafkaDenied,
+        (_, Consequence::Refused) => FailureCode::TargetUnsuitable,
+        // Fenced for minutes, and nobody else holds the bucket: the brokers end every transaction for being too slow.
+        (_, Consequence::Retry | Consequence::AbortAndRewind | Consequence::StartOver | Consequence::Fenced) => {
+            FailureCode::KafkaUnavailable
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use weir_crds::contract::{
-    FORMAT,
     names::progress_key,
     plan::{Bucket, PlannedSink},
     progress::{BucketProgress, SliceProgress},
@@ -64,21 +63,14 @@ impl Identity {
     }
 
     fn parse(&self, key: &str, value: &[u8]) -> Result<BucketProgress, PublishError> {
-        let corrupt = |what: String| PublishError::ProgressCorrupt { key: key.to_owned(), what };
-        let record: BucketProgress = serde_json::from_slice(value).map_err(|error| corrupt(error.to_string()))?;
-        if record.format != FORMAT {
-            return Err(corrupt(format!("it has format {}, this program knows {FORMAT}", record.format)));
-        }
-        if !record.is_whole() {
-            return Err(corrupt("its digest is another".to_owned()));
-        }
+        let record = BucketProgress::parse(value).map_err(|source| PublishError::ProgressCorrupt { key: key.to_owned(), source })?;
         let (run, own) = (&record.run, &self.planned.run.context.run);
         if run.namespace != own.namespace
             || run.name != own.name
             || progress_key(&self.transactional_id, run.generation) != key
             || record.bucket != self.bucket.id
         {
-            return Err(corrupt(format!("it is that of run {run}, bucket {}", record.bucket)));
+            return Err(PublishError::ProgressForeign { key: key.to_owned(), run: record.run, bucket: record.bucket });
         }
         Ok(record)
     }

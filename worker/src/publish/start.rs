@@ -1,5 +1,5 @@
 //! Taking a bucket over, in the one order that is right: fence, then read the end of the progress partition, then the
-//! committed progress up to there, then check, then go on.
+//! committed progress up to there, then check, then go on. The first half of it is [`weir_kafka::takeover`]'s.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use weir_crds::contract::{manifest::to_bytes, names::progress_topic, progress::BucketProgress};
 use weir_kafka::{
-    Admin, KafkaConfig, progress,
+    Admin, Holder, KafkaConfig,
     transaction::{ProgressRecord, Session, Target},
 };
 
@@ -15,7 +15,7 @@ use super::{
     error::PublishError,
     progress::{Identity, Records},
 };
-use crate::target;
+use crate::target::{self, TargetError};
 
 /// `publishing/<bucket>.json`: the bucket has been begun. From then on missing progress is lost progress.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,20 +35,22 @@ pub struct Started {
 }
 
 /// Takes the bucket over from whoever had it.
-pub fn start(identity: &Identity, config: &KafkaConfig, admin: &Admin) -> Result<Started, PublishError> {
+pub fn start(identity: &Identity, config: &KafkaConfig, admin: &Admin, holder: &mut Holder) -> Result<Started, PublishError> {
     let since = Instant::now();
     let progress_topic = progress_topic(&identity.planned.run.context.run.namespace);
-    // From here on nothing of an earlier producer can be committed: what it left open has been ended either way.
-    let mut session = Session::open(Target {
+    // Before anything is written anywhere, and again once nobody else can be writing.
+    Handle::current().block_on(target::check(admin, &identity.sink))?;
+    require_topic(identity, admin, &progress_topic)?;
+    let bucket = Target {
         config,
         transactional_id: &identity.transactional_id,
         topic: &identity.sink.topic,
         partitions: &identity.bucket.partitions,
         max_message_bytes: identity.sink.max_message_bytes,
-    })
-    .map_err(|source| failed(identity, source))?;
-    require_topic(identity, admin, &progress_topic)?;
-    let found = progress::read(config, &progress_topic, |key| identity.generation_of(key).is_some()).map_err(PublishError::ReadProgress)?;
+        progress_topic: &progress_topic,
+    };
+    // From here on nothing of an earlier producer can be committed: what it left open has been ended either way.
+    let (mut session, found) = Session::open(bucket, holder).map_err(|source| failed(identity, source))?;
     let records = identity.sort_out(&found)?;
     Handle::current().block_on(target::check(admin, &identity.sink))?;
     let own = match &records.own {
@@ -63,7 +65,7 @@ pub fn start(identity: &Identity, config: &KafkaConfig, admin: &Admin) -> Result
 
 /// The topic is made by the operator before any worker; one that is not there has been deleted.
 fn require_topic(identity: &Identity, admin: &Admin, topic: &str) -> Result<(), PublishError> {
-    let found = Handle::current().block_on(admin.topic(topic)).map_err(target::TargetError::Admin)?;
+    let found = Handle::current().block_on(admin.topic(topic)).map_err(TargetError::Admin)?;
     match found {
         Some(_) => Ok(()),
         None => {
@@ -102,5 +104,6 @@ fn mark(identity: &Identity) -> Result<(), PublishError> {
 }
 
 pub fn failed(identity: &Identity, source: weir_kafka::transaction::TransactionError) -> PublishError {
-    PublishError::Transaction { bucket: identity.bucket.id.clone(), source }
+    let own_generation = identity.planned.run.context.run.generation;
+    PublishError::Transaction { bucket: identity.bucket.id.clone(), own_generation, source }
 }

@@ -4,6 +4,8 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
 
+mod damage;
+mod preflight;
 mod world;
 
 use std::{
@@ -19,13 +21,13 @@ use tokio_util::sync::CancellationToken;
 use weir_crds::contract::{
     manifest::{Published, Verified},
     names::transactional_id,
-    result::FailureCode,
+    result::{Failure, FailureCode},
     units::{Unit, Verb, units},
 };
 use weir_kafka::{
-    Consequence,
+    Consequence, Holder,
     range::{Isolation, Range as Offsets, Reader},
-    transaction::{ProgressRecord, Session, Target},
+    transaction::{ProgressRecord, Record, Session, TRANSACTION_TIMEOUT, Target, Transaction, TransactionError},
 };
 use weir_worker::{progress::Counters, run::PlannedRun, work};
 use world::{PARTITIONS, SLICES, World};
@@ -36,14 +38,17 @@ fn rows() -> Vec<Range<u64>> {
     (0..SLICES as u64).map(|slice| slice * ROWS..(slice + 1) * ROWS).collect()
 }
 
-async fn run(planned: &PlannedRun, verb: Verb, stop: &CancellationToken) -> Vec<FailureCode> {
-    let mut codes = Vec::new();
+async fn failures(planned: &PlannedRun, verb: Verb, stop: &CancellationToken) -> Vec<Failure> {
+    let mut failures = Vec::new();
     let mine: Vec<Unit> = units(&planned.plan).into_iter().filter(|unit| unit.verb == verb).collect();
     for unit in mine {
-        let failures = work::run(planned, &unit, &Counters::default(), stop).await;
-        codes.extend(failures.into_iter().map(|failure| failure.code));
+        failures.extend(work::run(planned, &unit, &Counters::default(), stop).await);
     }
-    codes
+    failures
+}
+
+async fn run(planned: &PlannedRun, verb: Verb, stop: &CancellationToken) -> Vec<FailureCode> {
+    failures(planned, verb, stop).await.into_iter().map(|failure| failure.code).collect()
 }
 
 async fn must(planned: &PlannedRun, verbs: &[Verb]) {
@@ -115,11 +120,11 @@ async fn a_publisher_that_is_stopped_ends_its_transaction_and_the_next_goes_on()
     let planned = world.planned(1, &rows()).await;
     must(&planned, &[Verb::Assemble]).await;
     let mut interrupted = 0;
-    for attempt in 0..40 {
+    for attempt in 0..20 {
         let stop = CancellationToken::new();
         let later = stop.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(std::time::Duration::from_millis(100 + attempt * 20)).await;
+            tokio::time::sleep(std::time::Duration::from_millis(100 + attempt * 150)).await;
             later.cancel();
         });
         let codes = run(&planned, Verb::Publish, &stop).await;
@@ -187,36 +192,89 @@ async fn a_topic_that_was_made_anew_is_not_the_target() {
     assert!(codes.iter().all(|code| *code == FailureCode::TargetChanged) && !codes.is_empty(), "{codes:?}");
 }
 
+/// A session of the first bucket, as the publisher would open it.
+fn open(world: &World, planned: &PlannedRun, holder: &mut Holder) -> Result<Session, TransactionError> {
+    let bucket = &planned.plan.buckets()[0];
+    let target = Target {
+        config: &world.kafka(),
+        transactional_id: &transactional_id(&world.namespace, "job", &bucket.id),
+        topic: &world.topic,
+        partitions: &bucket.partitions,
+        max_message_bytes: 1_000_000,
+        progress_topic: &world.progress_topic(),
+    };
+    Session::open(target, holder).map(|(session, _)| session)
+}
+
+fn holder(planned: &PlannedRun) -> Holder {
+    Holder::new(planned.run.context.run.clone(), 1)
+}
+
+/// Fills a transaction with one record.
+fn fill(session: &mut Session) -> Result<Transaction<'_>, TransactionError> {
+    let mut transaction = session.begin()?;
+    let headers: &[(&str, &[u8])] = &[("weir-event-id", b"z")];
+    transaction.send(Record { partition: 0, key: None, value: b"zombie", timestamp_ms: None, headers })?;
+    transaction.delivered()?;
+    Ok(transaction)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a broker and a store"]
 async fn a_zombie_commits_nothing() {
     let world = World::new("zombie").await;
     let planned = world.planned(1, &rows()).await;
-    let (config, topic, progress) = (world.kafka(), world.topic.clone(), world.progress_topic());
-    let id = transactional_id(&world.namespace, "job", &planned.plan.buckets()[0].id);
-    tokio::task::spawn_blocking(move || {
-        let target = Target { config: &config, transactional_id: &id, topic: &topic, partitions: &[0], max_message_bytes: 1_000_000 };
-        let mut zombie = Session::open(target).unwrap();
-        let mut transaction = zombie.begin().unwrap();
-        transaction
-            .send(weir_kafka::transaction::Record {
-                partition: 0,
-                key: None,
-                value: b"zombie",
-                timestamp_ms: None,
-                headers: &[("weir-event-id", b"z")],
-            })
-            .unwrap();
-        transaction.delivered().unwrap();
-        let _replacement = Session::open(target).unwrap();
-        let fenced = transaction.commit(ProgressRecord { topic: &progress, key: "k", value: b"v" }).unwrap_err();
+    let (world, planned) = tokio::task::spawn_blocking(move || {
+        let topic = world.progress_topic();
+        let mut mine = holder(&planned);
+        let mut zombie = open(&world, &planned, &mut mine).unwrap();
+        let open_transaction = fill(&mut zombie).unwrap();
+        let mut other = holder(&planned);
+        let mut replacement = open(&world, &planned, &mut other).unwrap();
+        let fenced = open_transaction.commit(ProgressRecord { topic: &topic, key: "k", value: b"v" }).unwrap_err();
         assert_eq!(fenced.consequence(), Consequence::Fenced, "{fenced:?}");
+        // It goes on as if nothing had happened, through all of its producers and those that it renews.
+        let mut ends = Vec::new();
+        while ends.last() != Some(&Consequence::Yield) && ends.len() < 20 {
+            ends.push(fill(&mut zombie).map(drop).unwrap_err().consequence());
+        }
+        assert_eq!(ends.last(), Some(&Consequence::Yield), "{ends:?}");
+        drop(zombie);
+        assert!(matches!(open(&world, &planned, &mut mine).err(), Some(TransactionError::Taken { attempt: 1, .. })));
+        // What it renewed was its replacement's, who is fenced by that, and still holds the bucket.
+        let fenced = fill(&mut replacement).map(drop).unwrap_err();
+        assert_eq!(fenced.consequence(), Consequence::Fenced, "{fenced:?}");
+        drop(replacement);
+        fill(&mut open(&world, &planned, &mut other).unwrap()).map(drop).unwrap();
+        (world, planned)
     })
     .await
     .unwrap();
     assert!(seen(&world).await.is_empty());
     must(&planned, &ALL).await;
     assert_eq!(seen(&world).await, once_each(0..ROWS * SLICES as u64));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker and a store"]
+async fn a_transaction_that_was_open_too_long_is_no_newer_producer() {
+    let world = World::new("slow").await;
+    let planned = world.planned(1, &rows()).await;
+    tokio::task::spawn_blocking(move || {
+        let topic = world.progress_topic();
+        let mut mine = holder(&planned);
+        let mut session = open(&world, &planned, &mut mine).unwrap();
+        let slow = fill(&mut session).unwrap();
+        // The coordinator looks for such transactions every so often.
+        std::thread::sleep(TRANSACTION_TIMEOUT + std::time::Duration::from_secs(15));
+        let ended = slow.commit(ProgressRecord { topic: &topic, key: "k", value: b"v" }).unwrap_err();
+        assert_eq!(ended.consequence(), Consequence::Fenced, "{ended:?}");
+        drop(session);
+        let mut session = open(&world, &planned, &mut mine).unwrap();
+        fill(&mut session).unwrap().commit(ProgressRecord { topic: &topic, key: "k", value: b"v" }).unwrap();
+    })
+    .await
+    .unwrap();
 }
 
 /// Enough for several requests a partition, so that others' records come to lie between them.
@@ -258,21 +316,4 @@ async fn records_of_others_are_passed_over_in_place_and_refused_in_a_side_topic(
         }
         assert_eq!(seen(&world).await, once_each(0..MANY_ROWS * SLICES as u64));
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a broker and a store"]
-async fn a_staged_part_that_was_damaged_is_found_by_its_digest() {
-    let world = World::new("damaged").await;
-    let planned = world.planned(1, &rows()).await;
-    must(&planned, &[Verb::Assemble]).await;
-    let staged: weir_crds::contract::manifest::Staged =
-        planned.required(&planned.run.keys.staged(&planned.plan.slices[0].id)).await.unwrap();
-    let part = &staged.buckets[0].part;
-    let mut bytes = planned.run.ledger.get(&part.key).await.unwrap().unwrap().to_vec();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    planned.run.ledger.overwrite(&part.key, bytes.into()).await.unwrap();
-    let codes = run(&planned, Verb::Publish, &CancellationToken::new()).await;
-    assert!(codes.contains(&FailureCode::ArtifactCorrupt), "{codes:?}");
 }

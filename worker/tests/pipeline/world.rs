@@ -1,6 +1,10 @@
 //! A run on a real broker and a real store, from extracted rows on: what `plan` and `extract` would have left.
 
-use std::{io::Cursor, ops::Range, sync::Arc};
+use std::{
+    io::Cursor,
+    ops::{ControlFlow, Range},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use datafusion::arrow::{
@@ -12,6 +16,7 @@ use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
+    producer::{FutureProducer, FutureRecord},
 };
 use serde_json::json;
 use weir_crds::contract::{
@@ -22,7 +27,10 @@ use weir_crds::contract::{
     plan::Plan,
     run::{RunSpec, WorkerContext},
 };
-use weir_kafka::{Admin, KafkaConfig};
+use weir_kafka::{
+    Admin, KafkaConfig,
+    range::{Isolation, Range as Offsets, Reader},
+};
 use weir_ledger::Ledger;
 use weir_worker::{
     decode::types::{OBJECT_COLUMN, ROW_COLUMN, UTC, timestamp_type},
@@ -84,7 +92,7 @@ impl World {
         self.create_topic(&self.topic, PARTITIONS, &[("retention.ms", "-1")]).await;
     }
 
-    async fn create_topic(&self, topic: &str, partitions: i32, config: &[(&str, &str)]) {
+    pub async fn create_topic(&self, topic: &str, partitions: i32, config: &[(&str, &str)]) {
         let new = config.iter().fold(NewTopic::new(topic, partitions, TopicReplication::Fixed(1)), |new, (key, value)| new.set(key, value));
         let created = self.admin().create_topics([&new], &AdminOptions::new()).await.unwrap();
         created[0].as_ref().unwrap();
@@ -93,6 +101,33 @@ impl World {
         while admin.topic(topic).await.unwrap().is_none() {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
+    }
+
+    /// The last committed record of a key of the progress topic.
+    pub async fn progress(&self, key: &str) -> Vec<u8> {
+        let (config, topic, key) = (self.kafka(), self.progress_topic(), key.to_owned());
+        let read = move || {
+            let reader = Reader::new(&config, &topic, Isolation::Committed).unwrap();
+            let (first, end) = reader.bounds(0).unwrap();
+            let mut found = None;
+            let done = reader.read(&[Offsets { partition: 0, first, end }], |record| {
+                if record.key() == Some(key.as_bytes()) {
+                    found = record.value().map(<[u8]>::to_vec);
+                }
+                ControlFlow::<()>::Continue(())
+            });
+            done.unwrap();
+            found.unwrap()
+        };
+        tokio::task::spawn_blocking(read).await.unwrap()
+    }
+
+    /// As somebody would who has the right to, and should not.
+    pub async fn put_progress(&self, key: &str, value: &[u8]) {
+        let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", env("KAFKA_BOOTSTRAP")).create().unwrap();
+        let topic = self.progress_topic();
+        let record = FutureRecord::to(&topic).partition(0).key(key).payload(value);
+        producer.send(record, std::time::Duration::from_secs(10)).await.unwrap();
     }
 
     pub async fn delete_topic(&self, topic: &str) {
@@ -110,6 +145,16 @@ impl World {
 
     /// A run of this generation, planned for the topic as it is, with `rows` extracted for each slice.
     pub async fn planned(&self, generation: u32, rows: &[Range<u64>]) -> PlannedRun {
+        let run = self.run(generation).await;
+        let plan = self.plan(&run, generation).await;
+        run.ledger.put_once(&run.keys.plan(), Bytes::from(plan.to_bytes())).await.unwrap();
+        let planned = PlannedRun { plan_hash: Sha256Digest::of(&plan.to_bytes()), run, plan: Arc::new(plan) };
+        extracted(&planned, rows).await;
+        planned
+    }
+
+    /// A run that is not planned yet.
+    pub async fn run(&self, generation: u32) -> Run {
         let run = json!({"namespace": self.namespace, "name": "job", "generation": generation});
         let spec: RunSpec = serde_json::from_value(json!({
             "format": 1, "run": run, "class": "c", "store": self.store(), "sourceStore": self.store()["s3"],
@@ -127,7 +172,7 @@ impl World {
             "unit": "by-hand", "attempt": 1, "parallelism": 1, "workerImage": "w"
         }))
         .unwrap();
-        let run = Run {
+        Run {
             spec_digest: Sha256Digest::of(&spec.to_bytes()),
             spec: Arc::new(spec),
             keys: RunKeys::new("", &context.run),
@@ -136,12 +181,7 @@ impl World {
             memory_bytes: 1 << 30,
             credentials_dir: None,
             context: Arc::new(context),
-        };
-        let plan = self.plan(&run, generation).await;
-        run.ledger.put_once(&run.keys.plan(), Bytes::from(plan.to_bytes())).await.unwrap();
-        let planned = PlannedRun { plan_hash: Sha256Digest::of(&plan.to_bytes()), run, plan: Arc::new(plan) };
-        extracted(&planned, rows).await;
-        planned
+        }
     }
 
     async fn plan(&self, run: &Run, generation: u32) -> Plan {
