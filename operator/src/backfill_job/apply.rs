@@ -146,6 +146,7 @@ impl TopicError {
                 AdminError::Config(_)
                 | AdminError::Client(_)
                 | AdminError::ConfigRefused { .. }
+                | AdminError::TurnedAway { .. }
                 | AdminError::CreationRefused { .. }
                 | AdminError::Unfit { .. },
             ) => Wait::ProgressTopicRefused,
