@@ -1,6 +1,6 @@
 //! The session against librdkafka's own mock of a cluster: each class of error ends in its consequence.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use rdkafka::{
     mocking::MockCluster,

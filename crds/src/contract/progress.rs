@@ -40,7 +40,6 @@ pub struct SliceProgress {
 }
 
 impl BucketProgress {
-    #[expect(clippy::too_many_arguments, reason = "every field but the digest")]
     pub fn new(
         run: RunId,
         plan_hash: Sha256Digest,
