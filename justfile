@@ -39,6 +39,18 @@ deploy: images
 demo: up deploy
     @{{ e2e }} demo
 
+# Measure the worker, verb by verb, beside the script that an engineer would write instead. `just bench --profile` says what it does.
+bench *arguments: install
+    #!/usr/bin/env bash
+    set -euo pipefail
+    cargo build --quiet --locked --workspace --release --bin weir-worker
+    venv="${XDG_CACHE_HOME:-$HOME/.cache}/weir/bench/venv"
+    [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement bench/requirements.txt
+    environment=$({{ e2e }} up)
+    set -a; source "$environment"; set +a
+    exec "$venv/bin/python" bench/bench.py --worker {{ CARGO_TARGET_DIR }}/release/weir-worker {{ arguments }}
+
 # Everything that a change must pass here: lint, unit tests, tests on the local cluster.
 test: lint unit e2e
 
