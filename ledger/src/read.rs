@@ -1,6 +1,6 @@
 //! Reading: an object that is not there is an answer; a store that does not answer is an error.
 
-use std::{ops::Range, path::Path};
+use std::{ops::Range, path::Path, time::SystemTime};
 
 use aws_sdk_s3::error::SdkError;
 use bytes::Bytes;
@@ -141,6 +141,15 @@ impl Ledger {
                 tracing::debug!(key, status = status(&error), "head failed");
                 Err(LedgerError::request("looking at", &self.bucket, key, &error))
             }
+        }
+    }
+
+    /// When the object was put, by the store's clock; `None` where it is not there, or the store does not say.
+    pub async fn modified(&self, key: &str) -> Result<Option<SystemTime>, LedgerError> {
+        match self.client.head_object().bucket(&self.bucket).key(key).send().await {
+            Ok(head) => Ok(head.last_modified.and_then(|at| SystemTime::try_from(at).ok())),
+            Err(SdkError::ServiceError(error)) if error.raw().status().as_u16() == 404 => Ok(None),
+            Err(error) => Err(LedgerError::request("looking at", &self.bucket, key, &error)),
         }
     }
 

@@ -4,6 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::duration::KubeDuration;
+
 /// What `kubectl get` shows. Derived from the conditions; nothing is decided by it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum Phase {
@@ -88,9 +90,33 @@ pub struct PlanStatus {
 pub struct Estimates {
     /// Events that will be selected.
     pub events: u64,
+    /// How far off `events` may be, by how much the samples differ.
+    #[serde(default)]
+    pub events_error_percent: u32,
     /// Bytes of the source objects, exact.
     pub bytes: u64,
     pub objects: u64,
+    /// Requests to the source's store and the artifact store, about.
+    #[serde(default)]
+    pub requests: u64,
+    /// From the approval to the last verified slice, with the parallelism that the job has while it is planned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<KubeDuration>,
+    /// How far off `duration` may be.
+    #[serde(default)]
+    pub duration_error_percent: u32,
+    /// What `duration` follows from.
+    #[serde(default)]
+    pub basis: EstimateBasis,
+}
+
+/// `Sample`: what going through the samples took. `EarlierRun`: what the newest completed run of the same class in the same
+/// namespace took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum EstimateBasis {
+    #[default]
+    Sample,
+    EarlierRun,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -115,9 +115,10 @@ pub async fn run(layout: &Layout, options: Options) -> Result<(), Error> {
     let approve = text(&planned, "/status/plan/approveCommand").to_owned();
     say(&format!("$ {approve}"));
     shell(&cluster, &approve).await?;
+    let approved = Instant::now();
     let mut teller = Teller::default();
     let job = watched.phase("Complete", RUN_LIMIT, |job| teller.tell(job)).await?;
-    let seconds = began.elapsed().as_secs();
+    let (seconds, run_seconds) = (began.elapsed().as_secs(), approved.elapsed().as_secs());
 
     let (list, live_records) = live.end().await?;
     say(&format!("Complete. The live producer wrote {} events meanwhile.", grouped(live_records)));
@@ -131,7 +132,7 @@ pub async fn run(layout: &Layout, options: Options) -> Result<(), Error> {
         object_count: objects,
         repeated,
     });
-    let summary = Summary { planned: &planned, job: &job, answer: &answer, read, seconds, live_records };
+    let summary = Summary { planned: &planned, job: &job, answer: &answer, read, seconds, run_seconds, live_records };
     say(&summary.text());
     let path = leave(layout, &cluster, &summary)?;
     say(&format!("Summary: {}. Objects: kubectl --namespace {} get bfj,jobs,events", path.display(), fixture.namespace));
@@ -158,8 +159,9 @@ async fn plan(scene: &Scene<'_>, watched: &Watched, options: Options) -> Result<
     let planned = watched.phase("AwaitingApproval", PLAN_LIMIT, |job| teller.tell(job)).await?;
     let count = |pointer: &str| grouped(number(&planned, pointer));
     say(&format!(
-        "The plan: about {} events from {} objects ({} bytes), {} slices, {} chunks",
+        "The plan: about {} events in about {}, from {} objects ({} bytes), {} slices, {} chunks",
         count("/status/plan/estimates/events"),
+        text(&planned, "/status/plan/estimates/duration"),
         count("/status/plan/estimates/objects"),
         count("/status/plan/estimates/bytes"),
         count("/status/plan/slices"),

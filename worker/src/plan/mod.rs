@@ -5,21 +5,25 @@
 
 pub mod chunks;
 pub mod error;
+pub mod forecast;
 pub mod live;
 pub mod objects;
 pub mod preflight;
 pub mod preview;
+pub mod rates;
 pub mod sample;
 pub mod targets;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use weir_crds::backfill_job::Estimates;
 use weir_crds::contract::FORMAT;
 use weir_crds::contract::digest::Sha256Digest;
 use weir_crds::contract::manifest::PartRef;
 use weir_crds::contract::plan::{Plan, PlannedSource, ResultColumn};
+use weir_crds::duration::KubeDuration;
 use weir_crds::window::Slicing;
 use weir_ledger::PutOnce;
 
@@ -29,6 +33,7 @@ pub use preview::preview;
 use crate::extract::chunk::compile;
 use crate::run::Run;
 use crate::select::ResultShape;
+use crate::source::fetch::RANGE_BYTES;
 use crate::source::object_list;
 
 /// A plan that is made but not written.
@@ -42,7 +47,7 @@ pub struct Draft {
 
 /// Makes the plan of a run. Nothing is written.
 pub async fn draft(run: &Run) -> Result<Draft, PlanError> {
-    let spec = &run.spec;
+    let (spec, began_at) = (&run.spec, Timestamp::now());
     let (selects, shape) = compile(spec).await?;
     require_columns(run, &shape)?;
     let slicing = Slicing::new(&spec.window);
@@ -77,8 +82,10 @@ pub async fn draft(run: &Run) -> Result<Draft, PlanError> {
     let sources: Vec<_> = sources.collect();
     let estimates = Estimates {
         events: samples.events,
+        events_error_percent: samples.events_error_percent,
         bytes: sources.iter().map(|source| source.bytes).sum(),
         objects: sources.iter().map(|source| source.objects).sum(),
+        ..Estimates::default()
     };
     let mut plan = Plan {
         format: FORMAT,
@@ -96,6 +103,13 @@ pub async fn draft(run: &Run) -> Result<Draft, PlanError> {
         sampled_bytes: samples.bytes_read,
     };
     plan.sizing = chunks::size_by_target(&plan, run.context.parallelism);
+    let known = rates::known(run, &samples.cost, began_at).await;
+    let seconds = forecast::duration_seconds(&plan, run.context.parallelism, &known.rates);
+    let ranges = lists.iter().flatten().map(|object| object.size.div_ceil(RANGE_BYTES).max(1)).sum();
+    plan.estimates.requests = forecast::requests(&plan, ranges);
+    plan.estimates.duration = Some(KubeDuration::from_secs(seconds.ceil() as u64));
+    plan.estimates.duration_error_percent = known.error_percent;
+    plan.estimates.basis = known.basis;
     Ok(Draft { plan, object_list })
 }
 

@@ -6,7 +6,8 @@ use weir_crds::contract::digest::Sha256Digest;
 use weir_crds::contract::plan::Plan;
 use weir_crds::contract::units::units;
 
-/// Prints a plan. Nothing in it depends on the machine or the time.
+/// Prints a plan. Of what it says only the forecast depends on the machine and the time; the forecast is a part of the plan that
+/// is approved, so the digest depends on them too.
 pub fn preview(plan: &Plan) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
@@ -34,6 +35,14 @@ fn write_preview(text: &mut String, plan: &Plan) -> std::fmt::Result {
             text,
             "  topic {} of cluster {} ({} partitions, id {}): about {} events",
             sink.topic, sink.cluster, sink.partitions, sink.topic_id, plan.estimates.events
+        )?;
+    }
+    let estimates = &plan.estimates;
+    if let Some(duration) = estimates.duration {
+        writeln!(
+            text,
+            "  in about {duration}, give or take {} %, with about {} requests to the stores",
+            estimates.duration_error_percent, estimates.requests
         )?;
     }
     let columns: Vec<_> = plan.result_columns.iter().map(|column| format!("{} {}", column.name, column.data_type)).collect();

@@ -1,6 +1,8 @@
-//! How many events there will be, from the heads of a few objects. An estimate, and its bytes are counted apart.
+//! How many events there will be, from the heads of some objects; and what going through them takes. An estimate, and its
+//! bytes are counted apart.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use weir_crds::backfill_job::SourceFormat;
 use weir_crds::window::Slicing;
@@ -17,10 +19,15 @@ use crate::select::{CheckedSelect, Evaluator, Normalizer, ResultShape};
 use crate::source::parquet::ObjectReader;
 use crate::source::{Fetcher, SourceError, SourceObject, arrival};
 
-/// Objects of each source that are looked into, spread over the list.
-const SAMPLES_PER_SOURCE: usize = 5;
+/// Objects of each source that are looked into, spread over the list: what share of the rows is selected changes with the time
+/// of day, and at the window's ends.
+const SAMPLES_PER_SOURCE: usize = 32;
 /// Bytes of each.
-const SAMPLE_BYTES: u64 = 128 * 1024;
+const SAMPLE_BYTES: u64 = 64 * 1024;
+/// The error that is told at least: heads of objects are not the whole of them.
+const ERROR_PERCENT_MIN: f64 = 5.0;
+/// Of a normal distribution, 95 % lie within so many standard deviations.
+const DEVIATIONS: f64 = 1.96;
 /// Of Parquet, a row group is read as a whole or not at all.
 const ROW_GROUP_SAMPLED_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Decompressed bytes of each, at most.
@@ -33,8 +40,23 @@ const STEP_BYTES: usize = 32 * 1024;
 pub struct Samples {
     /// Events that will be selected, estimated.
     pub events: u64,
+    /// How far off that may be, in percent.
+    pub events_error_percent: u32,
     /// Bytes that were read for it.
     pub bytes_read: u64,
+    /// What going through the samples took.
+    pub cost: Cost,
+}
+
+/// What decompressing, decoding and selecting took, on one thread.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cost {
+    /// Time.
+    pub seconds: f64,
+    /// Bytes of the objects.
+    pub bytes: u64,
+    /// Rows in them.
+    pub rows: u64,
 }
 
 /// What a part of an object has.
@@ -55,66 +77,102 @@ pub async fn sources(
     lists: &[Vec<SourceObject>],
 ) -> Result<Samples, PlanError> {
     let fetcher = Fetcher::new(client.clone());
-    let mut samples = Samples::default();
+    let (mut samples, mut variance) = (Samples::default(), 0.0);
     for (index, (objects, select)) in lists.iter().zip(selects).enumerate() {
-        let mut sum = Part::default();
-        for object in spread(objects) {
-            let part = sample(&fetcher, run, select, shape, index, object).await?;
-            sum.selected += part.selected;
-            sum.bytes += part.bytes;
+        let strata = strata(objects);
+        let reading = reading(&run.spec.sources[index], 1)?;
+        let chosen: Vec<SourceObject> = strata.iter().map(|stratum| stratum.object.clone()).collect();
+        let mut worker = worker(run, select, shape, index, &chosen, &reading).await?;
+        let mut parts = Vec::new();
+        for (number, object) in chosen.iter().enumerate() {
+            parts.push(sample(&fetcher, &mut worker, &reading, number, object, &mut samples.cost).await?);
         }
-        let total: u64 = objects.iter().map(|object| object.size).sum();
-        samples.events += scale(sum, total);
+        let estimate = estimate(&strata, &parts);
+        samples.events += estimate.events;
+        variance += estimate.variance;
     }
+    let error_percent = 100.0 * DEVIATIONS * variance.sqrt() / samples.events.max(1) as f64;
+    samples.events_error_percent = error_percent.clamp(ERROR_PERCENT_MIN, 100.0).ceil() as u32;
     samples.bytes_read = fetcher.bytes_read();
     Ok(samples)
 }
 
-/// Events of `total` bytes that are like a part.
-fn scale(part: Part, total: u64) -> u64 {
-    let estimate = (u128::from(part.selected) * u128::from(total)).checked_div(u128::from(part.bytes));
-    estimate.map_or(0, |estimate| u64::try_from(estimate).unwrap_or(u64::MAX))
+/// Events of a source, and the variance of that number.
+struct Estimate {
+    events: u64,
+    variance: f64,
 }
 
-/// Some objects with content, evenly spread.
-fn spread(objects: &[SourceObject]) -> Vec<&SourceObject> {
+/// Each stratum is like its sample; how much neighbours differ tells how much that may be wrong.
+fn estimate(strata: &[Stratum<'_>], parts: &[Part]) -> Estimate {
+    let shares: Vec<(f64, f64)> = strata
+        .iter()
+        .zip(parts)
+        .filter(|(_, part)| part.bytes > 0)
+        .map(|(stratum, part)| (stratum.bytes as f64, part.selected as f64 / part.bytes as f64))
+        .collect();
+    let events: f64 = shares.iter().map(|(bytes, density)| bytes * density).sum();
+    let pairs = shares.windows(2).map(|pair| {
+        let [(bytes, density), (_, next)] = pair else { return 0.0 };
+        // Half the squared difference of two neighbours is the variance of either.
+        (bytes * (density - next)).powi(2) / 2.0
+    });
+    Estimate { events: events.round() as u64, variance: pairs.sum() }
+}
+
+/// Neighbouring objects with content, and one of them that stands for all.
+struct Stratum<'a> {
+    object: &'a SourceObject,
+    bytes: u64,
+}
+
+/// Cuts the objects with content into as many strata as there are samples.
+fn strata(objects: &[SourceObject]) -> Vec<Stratum<'_>> {
     let filled: Vec<_> = objects.iter().filter(|object| object.size > 0).collect();
     let count = filled.len().min(SAMPLES_PER_SOURCE);
-    (0..count).map(|n| filled[(2 * n + 1) * filled.len() / (2 * count)]).collect()
+    let part = |n: usize| &filled[n * filled.len() / count..(n + 1) * filled.len() / count];
+    (0..count).map(|n| Stratum { object: part(n)[part(n).len() / 2], bytes: part(n).iter().map(|object| object.size).sum() }).collect()
 }
 
 /// Events in the head of an object. Rows that are cut off or invalid count for nothing; whether they matter is not for an
 /// estimate to say. Data that are damaged, and types that do not fit, fail planning rather than a run that was approved.
 async fn sample(
     fetcher: &Fetcher,
-    run: &Run,
-    select: &CheckedSelect,
-    shape: &ResultShape,
-    index: usize,
+    worker: &mut Worker,
+    reading: &Reading,
+    number: usize,
     object: &SourceObject,
+    cost: &mut Cost,
 ) -> Result<Part, PlanError> {
-    let source = &run.spec.sources[index];
-    let reading = reading(source, 1)?;
-    let mut worker = worker(run, select, shape, index, object, &reading).await?;
+    // The samples of a source are few.
+    let ordinal = number as u32;
     if reading.format == SourceFormat::Parquet {
         let mut open = ObjectReader::new(fetcher, object).open(&reading.columns).await?;
         if open.first_group_bytes > ROW_GROUP_SAMPLED_BYTES_MAX {
             // Too much to read for an estimate: as if every row were an event.
             return Ok(Part { selected: open.rows, bytes: object.size });
         }
+        let since = Instant::now();
         let Some(rows) = open.next().await else { return Ok(Part { selected: 0, bytes: object.size }) };
         let rows = rows?;
         let bytes = u128::from(object.size) * rows.num_rows() as u128 / u128::from(open.rows.max(1));
-        let batch = Batch::Rows { object: 0, first_row: 1, rows, schema: Arc::clone(&open.schema) };
-        let selected = selected(&mut worker, &batch)?;
-        return Ok(Part { selected, bytes: u64::try_from(bytes).unwrap_or(u64::MAX) });
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        cost.rows += rows.num_rows() as u64;
+        let selected = selected(worker, &Batch::Rows { object: ordinal, first_row: 1, rows, schema: Arc::clone(&open.schema) })?;
+        cost.seconds += since.elapsed().as_secs_f64();
+        cost.bytes += bytes;
+        return Ok(Part { selected, bytes });
     }
     let head = fetcher.range(object, 0, object.size.min(SAMPLE_BYTES)).await?;
-    let (blocks, bytes) = blocks(object, &head, &reading)?;
+    let since = Instant::now();
+    let (blocks, bytes) = blocks(ordinal, object, &head, reading)?;
     let mut events = 0;
     for block in blocks {
-        events += selected(&mut worker, &Batch::Lines(block))?;
+        cost.rows += block.line_count() as u64;
+        events += selected(worker, &Batch::Lines(block))?;
     }
+    cost.seconds += since.elapsed().as_secs_f64();
+    cost.bytes += bytes;
     Ok(Part { selected: events, bytes })
 }
 
@@ -132,16 +190,16 @@ async fn worker(
     select: &CheckedSelect,
     shape: &ResultShape,
     index: usize,
-    object: &SourceObject,
+    objects: &[SourceObject],
     reading: &Reading,
 ) -> Result<Worker, PlanError> {
     let source = &run.spec.sources[index];
     let shared = Shared {
         source: source.name.clone(),
         source_ordinal: u16::try_from(index).unwrap_or(u16::MAX),
-        objects: vec![object.clone()].into(),
+        objects: objects.into(),
         first_object: 0,
-        allowed: vec![object.arrival.map(|arrived| arrival::event_times(source, arrived))],
+        allowed: objects.iter().map(|object| object.arrival.map(|arrived| arrival::event_times(source, arrived))).collect(),
         slicing: Slicing::new(&run.spec.window),
         normalizer: Normalizer::new(shape.clone()),
         event_time: shape.event_time,
@@ -152,12 +210,12 @@ async fn worker(
 }
 
 /// The lines that the head of an object has, and how many of its bytes they took.
-fn blocks(object: &SourceObject, head: &[u8], reading: &Reading) -> Result<(Vec<Block>, u64), SourceError> {
+fn blocks(ordinal: u32, object: &SourceObject, head: &[u8], reading: &Reading) -> Result<(Vec<Block>, u64), SourceError> {
     let corrupt = |source| SourceError::Corrupt { object: object.uri(), source };
     let mut blocks = Vec::new();
     let mut splitter = match reading.format {
-        SourceFormat::Csv => LineSplitter::csv(0),
-        SourceFormat::JsonLines | SourceFormat::Parquet => LineSplitter::new(0),
+        SourceFormat::Csv => LineSplitter::csv(ordinal),
+        SourceFormat::JsonLines | SourceFormat::Parquet => LineSplitter::new(ordinal),
     };
     let mut decompressor = Decompressor::new(reading.compression).map_err(corrupt)?;
     let (mut taken, mut given) = (0, 0);
@@ -187,21 +245,31 @@ fn blocks(object: &SourceObject, head: &[u8], reading: &Reading) -> Result<(Vec<
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_estimate_is_in_proportion() {
-        assert_eq!(scale(Part { selected: 10, bytes: 100 }, 1000), 100);
-        assert_eq!(scale(Part { selected: u64::MAX, bytes: 1 }, u64::MAX), u64::MAX);
-        assert_eq!(scale(Part::default(), 1000), 0);
+    fn object(n: u64, size: u64) -> SourceObject {
+        SourceObject { bucket: "b".into(), key: format!("{n}"), version: None, etag: "e".into(), size, arrival: None }
     }
 
     #[test]
-    fn samples_are_spread_and_never_empty_objects() {
-        let objects: Vec<_> = (0..100u64)
-            .map(|n| SourceObject { bucket: "b".into(), key: format!("{n}"), version: None, etag: "e".into(), size: n % 2, arrival: None })
-            .collect();
-        let keys: Vec<_> = spread(&objects).into_iter().map(|o| o.key.as_str()).collect();
-        assert_eq!(keys, ["11", "31", "51", "71", "91"]);
-        assert_eq!(spread(&objects[..2]).len(), 1);
-        assert!(spread(&objects[..1]).is_empty());
+    fn an_estimate_is_in_proportion_and_knows_how_sure_it_is() {
+        let objects: Vec<_> = (0..4).map(|n| object(n, 1000)).collect();
+        let of = |selected: [u64; 4]| estimate(&strata(&objects), &selected.map(|selected| Part { selected, bytes: 100 }));
+        let alike = of([10, 10, 10, 10]);
+        assert_eq!((alike.events, alike.variance), (400, 0.0));
+        let uneven = of([0, 20, 0, 20]);
+        assert_eq!(uneven.events, 400);
+        assert!(DEVIATIONS * uneven.variance.sqrt() > 400.0 * 0.5);
+        let nothing_read = estimate(&strata(&objects), &[Part::default(); 4]);
+        assert_eq!((nothing_read.events, nothing_read.variance), (0, 0.0));
+    }
+
+    #[test]
+    fn strata_are_spread_stand_for_all_bytes_and_never_empty_objects() {
+        let objects: Vec<_> = (0..1000).map(|n| object(n, n % 2)).collect();
+        let strata_of = strata(&objects);
+        assert_eq!((strata_of.len(), strata_of.iter().map(|stratum| stratum.bytes).sum::<u64>()), (SAMPLES_PER_SOURCE, 500));
+        let keys: Vec<u64> = strata_of.iter().map(|stratum| stratum.object.key.parse().unwrap_or(0)).collect();
+        assert!(keys.is_sorted() && keys[0] < 32 && keys[SAMPLES_PER_SOURCE - 1] > 968, "{keys:?}");
+        assert_eq!(strata(&objects[..2]).len(), 1);
+        assert!(strata(&objects[..1]).is_empty());
     }
 }

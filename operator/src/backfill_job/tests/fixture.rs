@@ -155,7 +155,7 @@ pub fn plan(job: &BackfillJob, run: &RunFile) -> Plan {
         slices,
         result_columns: vec![],
         sizing: Sizing { extract_bytes: 100, slices_per_unit: 3, buckets_per_unit: 2 },
-        estimates: Estimates { events: 100, bytes: 400, objects: 10 },
+        estimates: Estimates { events: 100, bytes: 400, objects: 10, ..Estimates::default() },
         sampled_bytes: 0,
     }
 }
