@@ -43,8 +43,8 @@ const BATCH_BYTES_MAX: u64 = 1_000_000;
 const MESSAGE_BYTES_BOUNDS: (u64, u64) = (1_000, 1_000_000_000);
 /// Deliveries are served every so many records: often enough for the queue to drain, rarely enough to cost nothing.
 const SERVE_EVERY: u64 = 256;
-/// Reports are served for so long while a queue is full or a call is to be made again. Polling takes all of the time that
-/// it is given, so this bounds by how much a transaction is later than it could be.
+/// The pause between two looks at reports while a queue is full or a call is to be made again: this bounds by how much a
+/// transaction is later than it could be.
 const SERVE: Duration = Duration::from_millis(1);
 
 /// What all producers of a bucket have in common.
@@ -148,7 +148,7 @@ impl Producer {
             let facts = self.facts(&source);
             let full = facts.code == Some(RDKafkaErrorCode::QueueFull);
             if full && Instant::now() < deadline {
-                self.client.poll(SERVE);
+                self.serve();
                 message = refused;
                 continue;
             }
@@ -167,11 +167,21 @@ impl Producer {
                 let source = KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut);
                 return Err(TransactionError::Call { operation: Operation::Deliver, consequence: Consequence::StartOver, source });
             }
-            self.client.poll(SERVE);
+            self.serve();
         }
         match self.client.context().failure() {
             None => Ok(()),
             Some(code) => Err(self.undelivered(code)),
+        }
+    }
+
+    /// Serves a report, or waits where there is none. The library counts its own waiting in whole milliseconds and spends what
+    /// is left of one asking again and again: for a millisecond it would do nothing else.
+    fn serve(&self) {
+        let before = self.client.in_flight_count();
+        self.client.poll(Duration::ZERO);
+        if self.client.in_flight_count() == before {
+            std::thread::sleep(SERVE);
         }
     }
 
@@ -212,7 +222,7 @@ impl Producer {
         loop {
             let Err(source) = attempt(&self.client) else { return Ok(()) };
             match consequence(self.facts(&source)) {
-                Consequence::Retry if Instant::now() < deadline => self.client.poll(SERVE),
+                Consequence::Retry if Instant::now() < deadline => self.serve(),
                 Consequence::Retry => return Err(TransactionError::Call { operation, consequence: Consequence::StartOver, source }),
                 consequence @ (Consequence::AbortAndRewind
                 | Consequence::StartOver

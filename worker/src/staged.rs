@@ -1,11 +1,11 @@
 //! Staged parts: records as they will be published, in that order, as Parquet. Written by `assemble`, read by `publish`.
 
 use std::{
-    fs::File,
     io::{self, BufWriter, Write},
     sync::Arc,
 };
 
+use bytes::Bytes;
 use datafusion::{
     arrow::{
         array::{
@@ -22,7 +22,10 @@ use datafusion::{
         },
         basic::{Compression, ZstdLevel},
         errors::ParquetError,
-        file::properties::{EnabledStatistics, WriterProperties},
+        file::{
+            properties::{EnabledStatistics, WriterProperties},
+            reader::ChunkReader,
+        },
     },
 };
 use sha2::{Digest as _, Sha256};
@@ -39,8 +42,15 @@ const BATCH_BYTES: usize = 1024 * 1024;
 /// What a writer holds, encoded, before it ends a row group: eight buckets side by side stay within some 32 MiB, and a
 /// reader holds one.
 const ROW_GROUP_BYTES: usize = 4 * 1024 * 1024;
+/// A part up to this size never touches the disk; eight buckets side by side hold eight of them.
+pub const MEMORY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Staged parts are written once and read once or twice.
 const LEVEL: i32 = 1;
+/// What of the first values is compressed to see whether it pays.
+const SAMPLE_BYTES: usize = 64 * 1024;
+/// Compressing a byte and back costs as much CPU time as writing and reading two; what does not shrink to a third of it stays
+/// as it is.
+const COMPRESSED_PERCENT_MAX: usize = 33;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StagedError {
@@ -48,6 +58,8 @@ pub enum StagedError {
     Scratch(#[source] io::Error),
     #[error("the part cannot be encoded or decoded")]
     Parquet(#[from] ParquetError),
+    #[error("a sample of the part's values cannot be compressed")]
+    Compression(#[source] io::Error),
     #[error("the part's columns cannot be built or read")]
     Arrow(#[from] ArrowError),
     #[error("the part has other columns than this version of weir writes")]
@@ -59,7 +71,7 @@ impl StagedError {
         match self {
             Self::Scratch(error) => Scratch::is_full(error),
             Self::Parquet(ParquetError::External(error)) => error.downcast_ref::<io::Error>().is_some_and(Scratch::is_full),
-            Self::Parquet(_) | Self::Arrow(_) | Self::Columns => false,
+            Self::Parquet(_) | Self::Compression(_) | Self::Arrow(_) | Self::Columns => false,
         }
     }
 }
@@ -90,6 +102,9 @@ pub fn count(digest: &mut RecordsDigest, record: RecordView<'_>) {
     digest.chain.push(record);
 }
 
+/// The place of `value` among the columns.
+const VALUE_COLUMN: usize = 2;
+
 fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("partition", DataType::Int32, false),
@@ -104,7 +119,7 @@ fn schema() -> SchemaRef {
 
 /// Writes one part. Equal records give equal bytes.
 pub struct PartWriter {
-    writer: ArrowWriter<Digesting>,
+    out: Out,
     partition: Int32Builder,
     key: BinaryBuilder,
     value: BinaryBuilder,
@@ -116,58 +131,88 @@ pub struct PartWriter {
     rows: u64,
 }
 
-/// A part that is whole, on the scratch disk.
+/// The file is begun with the first records: they tell how.
+enum Out {
+    Ready(Box<Digesting>),
+    Begun(Box<ArrowWriter<Digesting>>),
+    /// An error came between the two.
+    Lost,
+}
+
+/// A part that is whole.
 #[derive(Debug)]
 pub struct WrittenPart {
-    pub file: ScratchFile,
+    pub content: Content,
     pub sha256: Sha256Digest,
     pub bytes: u64,
     pub rows: u64,
 }
 
+/// Where a part's bytes are: in memory while they are few.
+#[derive(Debug)]
+pub enum Content {
+    Memory(Bytes),
+    File(ScratchFile),
+}
+
 struct Digesting {
-    file: BufWriter<ScratchFile>,
+    scratch: Scratch,
+    /// All bytes, until they are too many.
+    memory: Vec<u8>,
+    file: Option<BufWriter<ScratchFile>>,
     digest: Sha256,
     bytes: u64,
 }
 
+impl Digesting {
+    fn new(scratch: &Scratch) -> Self {
+        Self { scratch: scratch.clone(), memory: Vec::new(), file: None, digest: Sha256::new(), bytes: 0 }
+    }
+
+    fn content(self) -> io::Result<Content> {
+        match self.file {
+            Some(file) => Ok(Content::File(file.into_inner().map_err(io::IntoInnerError::into_error)?)),
+            None => Ok(Content::Memory(self.memory.into())),
+        }
+    }
+}
+
 impl Write for Digesting {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        self.file.write_all(buffer)?;
         self.digest.update(buffer);
         self.bytes += buffer.len() as u64;
+        if let Some(file) = &mut self.file {
+            file.write_all(buffer)?;
+        } else {
+            self.memory.extend_from_slice(buffer);
+            if self.memory.len() > MEMORY_BYTES_MAX {
+                let mut file = BufWriter::new(self.scratch.file()?);
+                file.write_all(&std::mem::take(&mut self.memory))?;
+                self.file = Some(file);
+            }
+        }
         Ok(buffer.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        self.file.as_mut().map_or(Ok(()), Write::flush)
     }
 }
 
 impl PartWriter {
-    pub fn new(scratch: &Scratch) -> Result<Self, StagedError> {
-        let file = scratch.file().map_err(StagedError::Scratch)?;
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(ZstdLevel::try_new(LEVEL)?))
-            .set_statistics_enabled(EnabledStatistics::None)
-            // Few distinct sources and types are worth a dictionary; ids and values are not.
-            .set_column_dictionary_enabled("event_id".into(), false)
-            .set_column_dictionary_enabled("value".into(), false)
-            .set_created_by("weir".to_owned())
-            .build();
-        let sink = Digesting { file: BufWriter::new(file), digest: Sha256::new(), bytes: 0 };
-        Ok(Self {
-            writer: ArrowWriter::try_new(sink, schema(), Some(properties))?,
+    pub fn new(scratch: &Scratch) -> Self {
+        Self {
+            out: Out::Ready(Box::new(Digesting::new(scratch))),
             partition: Int32Builder::new(),
             key: BinaryBuilder::new(),
-            value: BinaryBuilder::new(),
+            value: BinaryBuilder::with_capacity(BATCH_ROWS, BATCH_BYTES),
             timestamp: Int64Builder::new(),
             event_id: StringBuilder::new(),
             source: StringBuilder::new(),
             event_type: StringBuilder::new(),
             held_bytes: 0,
             rows: 0,
-        })
+        }
     }
 
     pub fn push(&mut self, record: &StagedRecord<'_>) -> Result<(), StagedError> {
@@ -194,26 +239,65 @@ impl PartWriter {
             Arc::new(self.source.finish()),
             Arc::new(self.event_type.finish()),
         ];
+        // Grown step by step, all values would be copied once more.
+        self.value = BinaryBuilder::with_capacity(BATCH_ROWS, BATCH_BYTES);
         let batch = RecordBatch::try_new(schema(), columns)?;
+        let writer = self.out.begin(&batch)?;
         if batch.num_rows() > 0 {
-            self.writer.write(&batch)?;
+            writer.write(&batch)?;
         }
-        if self.writer.in_progress_size() >= ROW_GROUP_BYTES {
-            self.writer.flush()?;
+        if writer.in_progress_size() >= ROW_GROUP_BYTES {
+            writer.flush()?;
         }
         Ok(())
     }
 
     pub fn finish(mut self) -> Result<WrittenPart, StagedError> {
         self.write_batch()?;
-        let sink = self.writer.into_inner()?;
-        let file = sink.file.into_inner().map_err(|error| StagedError::Scratch(error.into_error()))?;
-        let sha256 = Sha256Digest::from_bytes(sink.digest.finalize().into());
-        Ok(WrittenPart { file, sha256, bytes: sink.bytes, rows: self.rows })
+        let Out::Begun(writer) = self.out else { return Err(StagedError::Columns) };
+        let sink = writer.into_inner()?;
+        let (bytes, sha256) = (sink.bytes, Sha256Digest::from_bytes(sink.digest.clone().finalize().into()));
+        Ok(WrittenPart { content: sink.content().map_err(StagedError::Scratch)?, sha256, bytes, rows: self.rows })
     }
 }
 
-/// Reads a part from the scratch disk, a batch at a time.
+impl Out {
+    /// The writer; the first batch chooses the compression.
+    fn begin(&mut self, first: &RecordBatch) -> Result<&mut ArrowWriter<Digesting>, StagedError> {
+        if let Self::Ready(_) = self
+            && let Self::Ready(sink) = std::mem::replace(self, Self::Lost)
+        {
+            let values = first.column(VALUE_COLUMN).as_binary_opt::<i32>().map(BinaryArray::value_data).unwrap_or_default();
+            let properties = properties(compression_for(values)?);
+            *self = Self::Begun(Box::new(ArrowWriter::try_new(*sink, schema(), Some(properties))?));
+        }
+        match self {
+            Self::Begun(writer) => Ok(writer),
+            Self::Ready(_) | Self::Lost => Err(StagedError::Columns),
+        }
+    }
+}
+
+fn properties(compression: Compression) -> WriterProperties {
+    // Few distinct sources, types and partitions are worth a dictionary; what differs from record to record is not.
+    let plain = ["key", "value", "timestamp_ms", "event_id"].into_iter();
+    plain
+        .fold(WriterProperties::builder(), |builder, column| builder.set_column_dictionary_enabled(column.into(), false))
+        .set_compression(compression)
+        .set_statistics_enabled(EnabledStatistics::None)
+        .set_created_by("weir".to_owned())
+        .build()
+}
+
+/// Whether values are worth compressing, by the first of them.
+fn compression_for(values: &[u8]) -> Result<Compression, StagedError> {
+    let sample = &values[..values.len().min(SAMPLE_BYTES)];
+    let compressed = zstd::bulk::compress(sample, LEVEL).map_err(StagedError::Compression)?;
+    let pays = compressed.len() * 100 <= sample.len() * COMPRESSED_PERCENT_MAX;
+    Ok(if pays { Compression::ZSTD(ZstdLevel::try_new(LEVEL)?) } else { Compression::UNCOMPRESSED })
+}
+
+/// Reads a part, a batch at a time.
 pub struct PartReader {
     batches: ParquetRecordBatchReader,
 }
@@ -231,7 +315,7 @@ pub struct StagedBatch {
 
 impl PartReader {
     /// Reads from row `skip` on.
-    pub fn open(file: File, skip: u64) -> Result<Self, StagedError> {
+    pub fn open(file: impl ChunkReader + 'static, skip: u64) -> Result<Self, StagedError> {
         let skip = usize::try_from(skip).map_err(|_| StagedError::Columns)?;
         let builder = ParquetRecordBatchReaderBuilder::try_new(file)?;
         if builder.schema().fields() != schema().fields() {
@@ -294,10 +378,25 @@ mod tests {
         )
     }
 
+    impl Content {
+        /// All bytes, wherever they are.
+        pub fn read(&self) -> io::Result<Vec<u8>> {
+            match self {
+                Self::Memory(bytes) => Ok(bytes.to_vec()),
+                Self::File(file) => std::fs::read(file.path()),
+            }
+        }
+    }
+
+    /// Values that do not shrink.
+    fn value(index: u64) -> Vec<u8> {
+        (0..40).flat_map(|part| *Sha256Digest::of(&(40 * index + part).to_le_bytes()).as_bytes()).collect()
+    }
+
     fn write(rows: u64, scratch: &Scratch) -> WrittenPart {
-        let mut writer = PartWriter::new(scratch).unwrap();
+        let mut writer = PartWriter::new(scratch);
         for index in 0..rows {
-            let (partition, key, value, timestamp_ms, event_id) = record(index, &vec![index as u8; 2000]);
+            let (partition, key, value, timestamp_ms, event_id) = record(index, &value(index));
             let staged = StagedRecord {
                 partition,
                 key: key.as_deref(),
@@ -313,21 +412,37 @@ mod tests {
     }
 
     #[test]
+    fn only_values_that_shrink_by_it_are_compressed() {
+        let alike = b"{\"name\":\"value\"}".repeat(5000);
+        assert!(matches!(compression_for(&alike).unwrap(), Compression::ZSTD(_)));
+        let random: Vec<u8> = (0..5000u64).flat_map(|n| Sha256Digest::of(&n.to_le_bytes()).to_string().into_bytes()).collect();
+        assert_eq!(compression_for(&random).unwrap(), Compression::UNCOMPRESSED);
+        // An empty part has nothing to go by.
+        assert!(compression_for(b"").is_ok());
+    }
+
+    #[test]
     fn a_part_reads_back_from_any_row_and_is_the_same_twice() {
         let dir = tempfile::tempdir().unwrap();
         let scratch = Scratch::new(dir.path(), None).unwrap();
-        let rows = 9_000;
-        let part = write(rows, &scratch);
+        // Beyond what is held in memory, and within.
+        check_part(9_000, &scratch);
+        check_part(2_000, &scratch);
+    }
+
+    fn check_part(rows: u64, scratch: &Scratch) {
+        let part = write(rows, scratch);
+        assert_eq!(matches!(part.content, Content::File(_)), part.bytes > MEMORY_BYTES_MAX as u64);
         assert_eq!(part.rows, rows);
-        assert_eq!(part.sha256, write(rows, &scratch).sha256);
-        assert_eq!(part.sha256, Sha256Digest::of(&std::fs::read(part.file.path()).unwrap()));
-        assert_eq!(part.bytes, std::fs::metadata(part.file.path()).unwrap().len());
-        for skip in [0, 1, 1023, 1024, 5000, rows] {
+        assert_eq!(part.sha256, write(rows, scratch).sha256);
+        assert_eq!(part.sha256, Sha256Digest::of(&part.content.read().unwrap()));
+        assert_eq!(part.bytes, part.content.read().unwrap().len() as u64);
+        for skip in [0, 1, 1023, 1024, rows - 1, rows] {
             let mut next = skip;
-            for batch in PartReader::open(part.file.reopen().unwrap(), skip).unwrap() {
+            for batch in PartReader::open(Bytes::from(part.content.read().unwrap()), skip).unwrap() {
                 let batch = batch.unwrap();
                 for found in (0..).map_while(|row| batch.record(row)) {
-                    let (partition, key, value, timestamp_ms, event_id) = record(next, &vec![next as u8; 2000]);
+                    let (partition, key, value, timestamp_ms, event_id) = record(next, &value(next));
                     let wanted = StagedRecord {
                         partition,
                         key: key.as_deref(),

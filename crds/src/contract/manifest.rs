@@ -119,7 +119,8 @@ pub struct Extracted {
     pub invalid_by: Vec<SliceTypeCount>,
     /// How often each undeclared field was seen; the most frequent 100.
     pub unknown_fields: BTreeMap<String, u64>,
-    /// The selected rows; absent where there are none.
+    /// The selected rows; absent where there are none. Its digest is that of its segments' digests in the file's order: it is
+    /// read by segments, each of which is checked by its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<PartRef>,
     pub index: Vec<SliceSegments>,

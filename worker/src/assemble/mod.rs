@@ -29,10 +29,10 @@ pub use error::AssembleError;
 use share::{ChunkShare, Shares};
 use slice::{Assembled, SliceWork};
 
-use crate::{progress::Counters, run::PlannedRun};
+use crate::{progress::Counters, run::PlannedRun, staged::Content};
 
-/// Segments that are fetched ahead of the one that is decoded; each is some 20 MB at most.
-const SEGMENTS_IN_FLIGHT: usize = 3;
+/// Segments that are fetched ahead of the one that is decoded; each has some 8 MiB, and one batch more at most.
+const SEGMENTS_IN_FLIGHT: usize = 4;
 /// Of a worker's memory, the part that rows are sorted in. The rest is for segments, parts and the program.
 const BUFFER_MEMORY_DIVISOR: u64 = 4;
 
@@ -107,8 +107,11 @@ impl Assembler {
         let mut buckets = Vec::new();
         for part in assembled.buckets {
             let key = run.keys.staged_part(slice, &part.bucket, &part.written.sha256.short());
-            run.ledger.put_part_file(&key, part.written.file.path()).await?;
             let written = part.written;
+            match written.content {
+                Content::Memory(bytes) => run.ledger.put_part(&key, bytes).await?,
+                Content::File(file) => run.ledger.put_part_file(&key, file.path()).await?,
+            }
             let part_ref = PartRef { key, sha256: written.sha256, bytes: written.bytes, rows: written.rows };
             buckets.push(StagedBucket { bucket: part.bucket, part: part_ref, partitions: part.partitions });
         }

@@ -137,7 +137,7 @@ impl Recorder {
     }
 
     fn fits(&self, row: &RowRef<'_>, source: &str) -> bool {
-        let variable = row.key.map_or(0, <[u8]>::len) + row.value.len() + row.event_id.len() + source.len();
+        let variable = row.key.map_or(0, <[u8]>::len) + row.value.len() + row.event_id.as_bytes().len() + source.len();
         variable as u64 + self.headers_bytes + RECORD_OVERHEAD_BYTES <= self.max_message_bytes
     }
 }
@@ -206,8 +206,8 @@ impl Bound<'_> {
             time_us: self.event_time.value(row),
             origin: Origin { source: self.source, object: self.object.value(row), row: self.row.value(row), sub: self.sub.value(row) },
             partition: self.recorder.partition(if has_key { &space.key } else { event_id.as_bytes() }),
-            event_id,
-            event_type: self.event_type.value(row),
+            event_id: event_id.into(),
+            event_type: self.event_type.value(row).into(),
             key: has_key.then_some(space.key.as_slice()),
             value: &space.value,
         };

@@ -13,6 +13,8 @@ use datafusion::arrow::{
 };
 use weir_crds::backfill_job::{Nulls, TimestampEncoding};
 
+use crate::decode::plain::plain_len;
+
 /// The beginning of the year 0000; the library's own bound is the end of the year 9999.
 const YEAR_0_US: i64 = -62_167_219_200_000_000;
 /// The days of the years 0000 to 9999, from 1970-01-01 on.
@@ -322,28 +324,22 @@ fn push_display(value: std::fmt::Arguments<'_>, out: &mut Vec<u8>) {
 /// A JSON string: what must be escaped is, by the short form where there is one, and nothing else.
 fn text(value: &str, out: &mut Vec<u8>) {
     out.push(b'"');
-    let bytes = value.as_bytes();
-    let mut plain_from = 0;
-    for (index, byte) in bytes.iter().enumerate() {
-        let escape: &[u8] = match byte {
-            b'"' => b"\\\"",
-            b'\\' => b"\\\\",
-            0x08 => b"\\b",
-            0x0c => b"\\f",
-            b'\n' => b"\\n",
-            b'\r' => b"\\r",
-            b'\t' => b"\\t",
-            0..0x20 => b"",
-            _ => continue,
-        };
-        out.extend_from_slice(&bytes[plain_from..index]);
-        if escape.is_empty() {
-            push_display(format_args!("\\u{byte:04x}"), out);
-        } else {
-            out.extend_from_slice(escape);
+    let mut rest = value.as_bytes();
+    loop {
+        let (plain, special) = rest.split_at(plain_len(rest));
+        out.extend_from_slice(plain);
+        let Some((byte, behind)) = special.split_first() else { break };
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            0x08 => out.extend_from_slice(b"\\b"),
+            0x0c => out.extend_from_slice(b"\\f"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            other => push_display(format_args!("\\u{other:04x}"), out),
         }
-        plain_from = index + 1;
+        rest = behind;
     }
-    out.extend_from_slice(&bytes[plain_from..]);
     out.push(b'"');
 }

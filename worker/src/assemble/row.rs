@@ -18,14 +18,34 @@ pub struct Origin {
     pub sub: u32,
 }
 
+/// Text that was checked when its row was made. Sorting looks at it some twenty times, so it is bytes until it is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Text<'a>(&'a [u8]);
+
+impl<'a> Text<'a> {
+    pub fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
+
+    pub fn as_str(self) -> &'a str {
+        std::str::from_utf8(self.0).expect("it was text when the row was made")
+    }
+}
+
+impl<'a> From<&'a str> for Text<'a> {
+    fn from(text: &'a str) -> Self {
+        Self(text.as_bytes())
+    }
+}
+
 /// One row; its bytes belong to somebody else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowRef<'a> {
     pub time_us: i64,
     pub origin: Origin,
     pub partition: i32,
-    pub event_id: &'a str,
-    pub event_type: &'a str,
+    pub event_id: Text<'a>,
+    pub event_type: Text<'a>,
     pub key: Option<&'a [u8]>,
     pub value: &'a [u8],
 }
@@ -33,7 +53,7 @@ pub struct RowRef<'a> {
 impl RowRef<'_> {
     /// Equal ids meet; the winner comes first.
     pub fn by_id(&self, other: &RowRef<'_>) -> Ordering {
-        self.event_id.cmp(other.event_id).then(self.origin.cmp(&other.origin))
+        self.event_id.cmp(&other.event_id).then(self.origin.cmp(&other.origin))
     }
 
     /// The order of publishing.
@@ -54,6 +74,21 @@ impl By {
         match self {
             Self::Id => a.by_id(b),
             Self::Time => a.by_time(b),
+        }
+    }
+
+    /// A number that orders rows as far as it goes: rows that differ in it need not be looked at.
+    fn prefix(self, row: &RowRef<'_>) -> u64 {
+        match self {
+            Self::Id => {
+                let mut first = [0; 8];
+                let id = row.event_id.as_bytes();
+                let len = id.len().min(first.len());
+                first[..len].copy_from_slice(&id[..len]);
+                u64::from_be_bytes(first)
+            }
+            // The sign turned over, so that times before 1970 come first.
+            Self::Time => row.time_us.cast_unsigned() ^ (1 << 63),
         }
     }
 }
@@ -81,8 +116,8 @@ impl Head {
             time_us: row.time_us,
             origin: row.origin,
             partition: row.partition,
-            id_len: len(row.event_id.len()),
-            type_len: len(row.event_type.len()),
+            id_len: len(row.event_id.as_bytes().len()),
+            type_len: len(row.event_type.as_bytes().len()),
             key_len_plus: row.key.map_or(0, |key| len(key.len() + 1)),
             value_len: len(row.value.len()),
         }
@@ -96,13 +131,12 @@ impl Head {
         let (event_id, rest) = body.split_at(self.id_len as usize);
         let (event_type, rest) = rest.split_at(self.type_len as usize);
         let (key, value) = rest.split_at(self.key_len_plus.saturating_sub(1) as usize);
-        let text = |bytes| std::str::from_utf8(bytes).expect("it was text when the row was made");
         RowRef {
             time_us: self.time_us,
             origin: self.origin,
             partition: self.partition,
-            event_id: text(event_id),
-            event_type: text(event_type),
+            event_id: Text(event_id),
+            event_type: Text(event_type),
             key: (self.key_len_plus > 0).then_some(key),
             value,
         }
@@ -187,12 +221,16 @@ impl OwnedRow {
     }
 }
 
-/// Rows in memory: their bytes one behind the other.
+/// Rows in memory: their bytes one behind the other, and the order in which they are gone through.
 #[derive(Debug, Default)]
 pub struct Buffer {
     entries: Vec<(Head, usize)>,
     bytes: Vec<u8>,
+    order: Vec<u32>,
 }
+
+/// What a row costs beside its bytes: its entry, its place in the order, and that again while it is sorted.
+const ENTRY_BYTES: usize = size_of::<(Head, usize)>() + size_of::<u32>() + size_of::<(u64, u32)>();
 
 impl Buffer {
     pub fn push(&mut self, row: &RowRef<'_>) {
@@ -201,6 +239,7 @@ impl Buffer {
         self.bytes.extend_from_slice(row.event_type.as_bytes());
         self.bytes.extend_from_slice(row.key.unwrap_or_default());
         self.bytes.extend_from_slice(row.value);
+        self.order.push(u32::try_from(self.entries.len()).expect("a buffer is bounded far below 4 billion rows"));
         self.entries.push((Head::of(row), start));
     }
 
@@ -210,38 +249,43 @@ impl Buffer {
 
     /// What the buffer holds, in bytes.
     pub fn size(&self) -> usize {
-        self.bytes.len() + self.entries.len() * size_of::<(Head, usize)>()
+        self.bytes.len() + self.entries.len() * ENTRY_BYTES
     }
 
     pub fn sort(&mut self, by: By) {
-        let bytes = &self.bytes;
+        let row = |index: u32| self.row(index);
+        let mut keyed: Vec<(u64, u32)> = self.order.iter().map(|index| (by.prefix(&row(*index)), *index)).collect();
         // Origins differ, so the order is total and an unstable sort gives the same order whatever the input's.
-        self.entries.sort_unstable_by(|a, b| by.compare(&view(bytes, a), &view(bytes, b)));
+        keyed.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| by.compare(&row(a.1), &row(b.1))));
+        self.order = keyed.into_iter().map(|(_, index)| index).collect();
     }
 
     /// Of a buffer that is sorted by id: drops all but the first row of each id, telling of each that goes.
     pub fn dedup(&mut self, mut dropped: impl FnMut(RowRef<'_>)) {
-        let bytes = &self.bytes;
-        self.entries.dedup_by(|next, kept| {
-            let (next, kept) = (view(bytes, next), view(bytes, kept));
-            let is_same = next.event_id == kept.event_id;
+        let mut order = std::mem::take(&mut self.order);
+        order.dedup_by(|next, kept| {
+            let next = self.row(*next);
+            let is_same = next.event_id == self.row(*kept).event_id;
             if is_same {
                 dropped(next);
             }
             is_same
         });
+        self.order = order;
     }
 
     pub fn rows(&self) -> impl Iterator<Item = RowRef<'_>> {
-        self.entries.iter().map(|entry| view(&self.bytes, entry))
+        self.order.iter().map(|index| self.row(*index))
     }
 
     pub fn clear(&mut self) {
         self.entries.clear();
         self.bytes.clear();
+        self.order.clear();
     }
-}
 
-fn view<'a>(bytes: &'a [u8], (head, start): &(Head, usize)) -> RowRef<'a> {
-    head.with(&bytes[*start..*start + head.body_len()])
+    fn row(&self, index: u32) -> RowRef<'_> {
+        let (head, start) = &self.entries[index as usize];
+        head.with(&self.bytes[*start..*start + head.body_len()])
+    }
 }

@@ -1,9 +1,9 @@
 //! The work on one slice, on a thread of its own: segments in, parts on the scratch disk out.
 
-use std::{collections::BTreeMap, io::Cursor};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use datafusion::arrow::{array::RecordBatch, ipc::reader::StreamReader};
+use datafusion::arrow::{array::RecordBatch, buffer::Buffer, ipc::reader::StreamDecoder};
 use tokio::runtime::Handle;
 use weir_crds::contract::{
     digest::Sha256Digest,
@@ -77,11 +77,14 @@ impl SliceWork {
 
     /// Adds a segment of a source's rows.
     pub fn add(&mut self, source: u16, segment: &Bytes) -> Result<(), AssembleError> {
-        let reader = StreamReader::try_new(Cursor::new(segment.clone()), None).map_err(AssembleError::Decode)?;
-        for batch in reader {
-            self.add_batch(source, &batch.map_err(AssembleError::Decode)?)?;
+        // What is not compressed is looked at where it lies.
+        let mut rest = Buffer::from(segment.clone());
+        let mut decoder = StreamDecoder::new();
+        while let Some(batch) = decoder.decode(&mut rest).map_err(AssembleError::Decode)? {
+            self.add_batch(source, &batch)?;
         }
-        Ok(())
+        // A segment that was cut off ends within a message.
+        decoder.finish().map_err(AssembleError::Decode)
     }
 
     fn add_batch(&mut self, source: u16, batch: &RecordBatch) -> Result<(), AssembleError> {
@@ -92,12 +95,12 @@ impl SliceWork {
         for index in 0..batch.num_rows() {
             match bound.render(index, space) {
                 Ok(row) => {
-                    accounts.selected(source, row.event_type)?;
-                    assembly.push(&row, &mut |dropped| accounts.duplicate(dropped.origin.source, dropped.event_type))?;
+                    accounts.selected(source, row.event_type.as_str())?;
+                    assembly.push(&row, &mut |dropped| accounts.duplicate(dropped.origin.source, dropped.event_type.as_str()))?;
                 }
                 Err((refusal, row)) => {
-                    accounts.selected(source, row.event_type)?;
-                    accounts.quarantined(source, row.event_type, refusal.clone());
+                    accounts.selected(source, row.event_type.as_str())?;
+                    accounts.quarantined(source, row.event_type.as_str(), refusal.clone());
                     refused.push((refusal, set_aside(&row, &source_name), row.origin.object));
                 }
             }
@@ -128,7 +131,7 @@ impl SliceWork {
         // Both ends of the pass count into the accounts, one at a time.
         let accounts = std::cell::RefCell::new(accounts);
         let mut parts: BTreeMap<u32, (PartWriter, BTreeMap<i32, RecordsDigest>)> = BTreeMap::new();
-        let mut dropped = |row: RowRef<'_>| accounts.borrow_mut().duplicate(row.origin.source, row.event_type);
+        let mut dropped = |row: RowRef<'_>| accounts.borrow_mut().duplicate(row.origin.source, row.event_type.as_str());
         assembly.finish::<AssembleError>(&mut dropped, |row| {
             let mut accounts = accounts.borrow_mut();
             let record = StagedRecord {
@@ -136,19 +139,19 @@ impl SliceWork {
                 key: row.key,
                 value: row.value,
                 timestamp_ms: recorder.timestamp_ms(row.time_us),
-                event_id: row.event_id,
+                event_id: row.event_id.as_str(),
                 source: accounts.source(row.origin.source),
-                event_type: row.event_type,
+                event_type: row.event_type.as_str(),
             };
             let number = sink.bucket_of(row.partition);
             if let std::collections::btree_map::Entry::Vacant(entry) = parts.entry(number) {
-                entry.insert((PartWriter::new(&planned.run.scratch)?, BTreeMap::new()));
+                entry.insert((PartWriter::new(&planned.run.scratch), BTreeMap::new()));
             }
             if let Some((writer, partitions)) = parts.get_mut(&number) {
                 writer.push(&record)?;
                 count(partitions.entry(row.partition).or_default(), record.view());
             }
-            accounts.staged(row.origin.source, row.event_type);
+            accounts.staged(row.origin.source, row.event_type.as_str());
             Ok(())
         })?;
         let accounts = accounts.into_inner();
@@ -171,12 +174,12 @@ fn quarantine_failed(error: crate::extract::ExtractError) -> AssembleError {
 /// as; the source's own are at the place that it names.
 fn set_aside(row: &RowRef<'_>, source: &str) -> QuarantinedRow {
     QuarantinedRow {
-        detail: format!("event {:?}", row.event_id),
+        detail: format!("event {:?}", row.event_id.as_str()),
         source: source.to_owned(),
         row: row.origin.row,
         sub: row.origin.sub,
         event_time_us: Some(row.time_us),
-        event_type: Some(row.event_type.to_owned()),
+        event_type: Some(row.event_type.as_str().to_owned()),
         raw: row.value[..row.value.len().min(RAW_BYTES_MAX)].to_vec(),
         raw_bytes: row.value.len() as u64,
         ..QuarantinedRow::default()

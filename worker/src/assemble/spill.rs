@@ -181,17 +181,17 @@ fn merge<E: From<SpillError>>(
     // The readers by their next rows; with at most FAN_IN_MAX of them a sorted list is as good as a heap.
     let mut order: Vec<usize> = (0..readers.len()).filter(|index| readers[*index].row.get().is_some()).collect();
     sort_heads(by, &mut order, &readers);
-    let mut last_id: Option<String> = None;
+    let mut last_id: Option<Vec<u8>> = None;
     while let Some(lowest) = order.first().copied() {
         if let Some(row) = readers[lowest].row.get() {
-            if by == By::Id && last_id.as_deref() == Some(row.event_id) {
+            if by == By::Id && last_id.as_deref() == Some(row.event_id.as_bytes()) {
                 dropped(row);
             } else {
                 each(row)?;
                 if by == By::Id {
                     let last = last_id.get_or_insert_default();
                     last.clear();
-                    last.push_str(row.event_id);
+                    last.extend_from_slice(row.event_id.as_bytes());
                 }
             }
         }
@@ -235,8 +235,8 @@ mod tests {
                 time_us: self.time_us,
                 origin: self.origin,
                 partition: i32::from(self.origin.source),
-                event_id: &self.id,
-                event_type: "t",
+                event_id: self.id.as_str().into(),
+                event_type: "t".into(),
                 key: self.key.as_deref(),
                 value: &self.value,
             }
@@ -244,7 +244,7 @@ mod tests {
 
         fn of(row: RowRef<'_>) -> Self {
             Self {
-                id: row.event_id.into(),
+                id: row.event_id.as_str().into(),
                 time_us: row.time_us,
                 origin: row.origin,
                 key: row.key.map(<[u8]>::to_vec),

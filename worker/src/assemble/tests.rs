@@ -167,7 +167,7 @@ async fn every_id_is_staged_once_where_its_key_belongs_and_in_order() {
     for bucket in &assembled.buckets {
         let mut digests: BTreeMap<i32, RecordsDigest> = BTreeMap::new();
         let mut last_ms = i64::MIN;
-        for batch in PartReader::open(bucket.written.file.reopen().unwrap(), 0).unwrap() {
+        for batch in PartReader::open(Bytes::from(bucket.written.content.read().unwrap()), 0).unwrap() {
             let batch = batch.unwrap();
             for record in (0..).map_while(|row| batch.record(row)) {
                 assert!(ids.insert(record.event_id.to_owned()), "{} twice", record.event_id);

@@ -212,14 +212,14 @@ impl ColumnBuffer {
         let array: ArrayRef = match (&mut self.values, &self.kind) {
             (Values::Bytes { offsets, bytes }, kind) => {
                 let offsets = take_offsets(offsets);
-                let bytes = Buffer::from_vec(std::mem::take(bytes));
+                let bytes = Buffer::from_vec(take_all(bytes));
                 if matches!(kind, ColumnType::Binary) {
                     Arc::new(BinaryArray::try_new(offsets, bytes, nulls)?)
                 } else {
                     Arc::new(StringArray::try_new(offsets, bytes, nulls)?)
                 }
             }
-            (Values::Boolean(values), _) => Arc::new(BooleanArray::new(std::mem::take(values).into(), nulls)),
+            (Values::Boolean(values), _) => Arc::new(BooleanArray::new(take_all(values).into(), nulls)),
             (Values::Int(values), ColumnType::Date) => Arc::new(PrimitiveArray::<Date32Type>::try_new(take_values(values), nulls)?),
             (Values::Int(values), _) => Arc::new(Int32Array::try_new(take_values(values), nulls)?),
             (Values::Bigint(values), ColumnType::Timestamp(_)) => {
@@ -272,10 +272,18 @@ fn end_of(offsets: &[i32]) -> usize {
 }
 
 fn take_offsets(offsets: &mut Vec<i32>) -> OffsetBuffer<i32> {
-    let fresh = vec![0];
-    OffsetBuffer::new(ScalarBuffer::from(std::mem::replace(offsets, fresh)))
+    let taken = take_all(offsets);
+    offsets.push(0);
+    OffsetBuffer::new(ScalarBuffer::from(taken))
 }
 
 fn take_values<T: datafusion::arrow::datatypes::ArrowNativeType>(values: &mut Vec<T>) -> ScalarBuffer<T> {
-    ScalarBuffer::from(std::mem::take(values))
+    ScalarBuffer::from(take_all(values))
+}
+
+/// Takes the values, and leaves room for as many: the next block is much like this one, and growing towards it step by step
+/// would copy all of it once more.
+fn take_all<T>(values: &mut Vec<T>) -> Vec<T> {
+    let room = Vec::with_capacity(values.len());
+    std::mem::replace(values, room)
 }

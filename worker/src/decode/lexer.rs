@@ -2,6 +2,7 @@
 //! skips.
 
 use super::number::Number;
+use super::plain::plain_len;
 use super::reject::{Fault, Reason, excerpt};
 
 /// Nesting of values that are skipped: one bit each in the stack of open brackets.
@@ -166,25 +167,8 @@ impl<'a> Lexer<'a> {
     /// Where the first quote, backslash or control character at or behind `from` is.
     #[inline]
     fn run_of_plain_text(&self, from: usize) -> usize {
-        const ONES: u64 = 0x0101_0101_0101_0101;
-        const HIGHS: u64 = 0x8080_8080_8080_8080;
-        // Eight bytes at a time: the high bit of each byte of `hit` says that the byte is a zero of one of the three
-        // tests. A borrow can only add hits behind a true one, and only the first counts.
-        let zero_byte = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS;
-        let mut at = from;
-        while let Some(chunk) = self.bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
-            let word = u64::from_le_bytes(*chunk);
-            let quote = zero_byte(word ^ (ONES * u64::from(b'"')));
-            let backslash = zero_byte(word ^ (ONES * u64::from(b'\\')));
-            let control = word.wrapping_sub(ONES * 0x20) & !word & HIGHS;
-            let hit = quote | backslash | control;
-            if hit != 0 {
-                return at + (hit.trailing_zeros() / 8) as usize;
-            }
-            at += 8;
-        }
-        let rest = &self.bytes[at..];
-        at + rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f)).unwrap_or(rest.len())
+        // A string that the line ends in begins within the line, or right behind it.
+        from + plain_len(self.bytes.get(from..).unwrap_or_default())
     }
 
     /// Reads one escape, at the backslash.

@@ -15,6 +15,7 @@ pub mod lexer;
 pub mod lines;
 pub mod number;
 pub mod parquet;
+pub mod plain;
 pub mod reject;
 pub mod time;
 pub mod types;

@@ -4,7 +4,7 @@
 use std::io::Read as _;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{AsArray as _, RecordBatch};
+use datafusion::arrow::array::{Array as _, AsArray as _, RecordBatch};
 use datafusion::arrow::datatypes::{UInt16Type, UInt32Type, UInt64Type};
 use datafusion::arrow::ipc::reader::StreamReader;
 use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReader;
@@ -197,19 +197,41 @@ fn segments_read_by_themselves_and_are_the_same_every_time() {
     let (written, bytes) = write_segments(&scratch, &rows);
     assert!(written.segments.values().all(|segments| segments.len() > 1), "{FLUSH_BYTES} bytes make more than one segment");
     assert_eq!((written.rows, written.bytes), (500_000, bytes.len() as u64));
-    assert_eq!(written.sha256, Sha256Digest::of(&bytes));
+    let mut in_file: Vec<_> = written.segments.values().flatten().collect();
+    in_file.sort_by_key(|segment| segment.offset);
+    let digests: Vec<u8> = in_file.iter().flat_map(|segment| segment.sha256.as_bytes().to_vec()).collect();
+    assert_eq!(written.sha256, Sha256Digest::of(&digests));
     let mut total = 0;
     for segment in written.segments.values().flatten() {
         let range = segment.offset as usize..(segment.offset + segment.length) as usize;
         assert_eq!(segment.sha256, Sha256Digest::of(&bytes[range.clone()]));
         let batches: Vec<_> = StreamReader::try_new(&bytes[range], None).unwrap().map(Result::unwrap).collect();
-        assert_eq!(batches.len(), 1);
-        assert_eq!(batches[0].num_rows() as u64, segment.rows);
+        let sizes: Vec<u64> = batches.iter().map(|batch| batch.num_rows() as u64).collect();
+        // The pieces have a few rows for each slice; all batches but the last are of a size that is worth its head.
+        assert!(sizes.iter().rev().skip(1).all(|rows| (1000..3000).contains(rows)), "{sizes:?}");
+        assert_eq!(sizes.iter().sum::<u64>(), segment.rows);
         total += segment.rows;
     }
     assert_eq!(total, written.rows);
     let (again, _) = write_segments(&scratch, &rows);
     assert_eq!(again.sha256, written.sha256);
+}
+
+#[test]
+fn only_rows_that_shrink_by_it_are_compressed() {
+    let parent = tempfile::tempdir().unwrap();
+    let scratch = Scratch::new(parent.path(), None).unwrap();
+    let mut worker = worker();
+    let mut lengths = |tag: &dyn Fn(u64) -> String| {
+        let lines: Vec<_> = (0..2000).map(|n| line(&format!("e{n}"), "06:10:00", 1, &format!("[\"{}\"]", tag(n)))).collect();
+        let rows: Vec<_> = process(&mut worker, &block(0, &lines)).selected.into_iter().collect();
+        let size = |rows: &RecordBatch| rows.columns().iter().map(|c| c.to_data().get_slice_memory_size().unwrap()).sum::<usize>();
+        (write_segments(&scratch, &rows).1.len(), rows.iter().map(|(_, rows)| size(rows)).sum::<usize>())
+    };
+    let (written, held) = lengths(&|_| "x".repeat(1000));
+    assert!(written < held / 2, "{written} of {held}");
+    let (written, held) = lengths(&|n| (0..8).map(|part| Sha256Digest::of(&(8 * n + part).to_le_bytes()).to_string()).collect());
+    assert!(written >= held, "{written} of {held}");
 }
 
 #[test]

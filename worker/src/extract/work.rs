@@ -180,17 +180,17 @@ impl Worker {
         let shared = &self.shared;
         let allowed = shared.allowed.get(source.object() as usize).copied().flatten();
         let times = normalized.batch.column(shared.event_time).as_primitive::<TimestampMicrosecondType>();
-        let mut by_slice: HashMap<usize, Vec<u32>> = HashMap::new();
+        let mut by_slice = BySlice::default();
         for (index, time) in times.values().iter().copied().enumerate() {
             match shared.slicing.place(time) {
                 Placement::Outside => processed.counts.outside_window += 1,
                 Placement::Slice(_) if allowed.is_some_and(|allowed| !allowed.contains(time)) => {
                     self.late(source, &normalized.batch, index, allowed, processed);
                 }
-                Placement::Slice(slice) => by_slice.entry(slice).or_default().push(index as u32),
+                Placement::Slice(slice) => by_slice.push(slice, index as u32),
             }
         }
-        for (slice, indices) in by_slice {
+        for (slice, indices) in by_slice.rows {
             processed.counts.selected += indices.len() as u64;
             let rows = if indices.len() == normalized.batch.num_rows() {
                 normalized.batch.clone()
@@ -216,6 +216,31 @@ impl Worker {
         set_aside.event_type = Some(batch.column(self.shared.event_type).as_string::<i32>().value(index).to_owned());
         (set_aside.raw, set_aside.raw_bytes) = source.raw(row);
         processed.set_aside.push(set_aside);
+    }
+}
+
+/// Indices of rows by slice. Most rows fall into the slice of the one before.
+#[derive(Default)]
+struct BySlice {
+    rows: Vec<(usize, Vec<u32>)>,
+    place_of: HashMap<usize, usize>,
+    last: Option<(usize, usize)>,
+}
+
+impl BySlice {
+    fn push(&mut self, slice: usize, index: u32) {
+        let place = match self.last {
+            Some((last, place)) if last == slice => place,
+            Some(_) | None => {
+                let place = *self.place_of.entry(slice).or_insert(self.rows.len());
+                if place == self.rows.len() {
+                    self.rows.push((slice, Vec::new()));
+                }
+                self.last = Some((slice, place));
+                place
+            }
+        };
+        self.rows[place].1.push(index);
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
     io,
     time::{Duration, Instant},
 };
@@ -35,7 +34,7 @@ use crate::{
     progress::Counters,
     run::RunError,
     scratch::ScratchFile,
-    staged::{PartReader, StagedBatch, StagedRecord, count},
+    staged::{Content, MEMORY_BYTES_MAX, PartReader, StagedBatch, StagedRecord, count},
 };
 
 /// How long a transaction is filled. While it is open, `read_committed` readers wait.
@@ -59,11 +58,6 @@ pub struct SliceJob<'a> {
     pub present: &'a Present,
     pub counters: &'a Counters,
     pub stop: &'a CancellationToken,
-}
-
-/// A staged part on the scratch disk, which is what its manifest says.
-struct Part {
-    file: ScratchFile,
 }
 
 /// The rows of a part from some row on.
@@ -120,17 +114,22 @@ impl SliceJob<'_> {
         PublishError::Part { key: self.staged.part.key.clone(), what }
     }
 
-    fn fetch(&self) -> Result<Part, PublishError> {
-        let run = &self.identity.planned.run;
-        let mut file = run.scratch.file().map_err(RunError::Scratch)?;
-        file.reserve(self.staged.part.bytes).map_err(RunError::Scratch)?;
-        Handle::current().block_on(run.ledger.download(&self.staged.part.key, file.path())).map_err(RunError::Store)?;
-        let found = digest_of(&file).map_err(RunError::Scratch)?;
-        if found == self.staged.part.sha256 {
-            Ok(Part { file })
+    /// The staged part, which is what its manifest says: in memory if it is small, as it was when it was written.
+    fn fetch(&self) -> Result<Content, PublishError> {
+        let (run, part, runtime) = (&self.identity.planned.run, &self.staged.part, Handle::current());
+        let (content, found) = if part.bytes <= MEMORY_BYTES_MAX as u64 {
+            let bytes = runtime.block_on(run.ledger.get(&part.key)).map_err(RunError::Store)?;
+            let bytes = bytes.ok_or_else(|| RunError::Missing { key: part.key.clone() })?;
+            let found = Sha256Digest::of(&bytes);
+            (Content::Memory(bytes), found)
         } else {
-            Err(self.part_error(format!("its digest is {found} and not {}", self.staged.part.sha256)))
-        }
+            let mut file = run.scratch.file().map_err(RunError::Scratch)?;
+            file.reserve(part.bytes).map_err(RunError::Scratch)?;
+            runtime.block_on(run.ledger.download(&part.key, file.path())).map_err(RunError::Store)?;
+            let found = digest_of(&file).map_err(RunError::Scratch)?;
+            (Content::File(file), found)
+        };
+        if found == part.sha256 { Ok(content) } else { Err(self.part_error(format!("its digest is {found} and not {}", part.sha256))) }
     }
 
     /// One transaction: records until it is full, then the progress that they make.
@@ -164,12 +163,18 @@ impl SliceJob<'_> {
     /// Counts one staged record, and sends it unless it is there already. Returns its length.
     fn pass(&self, transaction: &mut Transaction<'_>, at: &mut SliceProgress, record: &StagedRecord<'_>) -> Result<u64, PublishError> {
         let published: &mut PublishedPartition = at.partitions.entry(record.partition).or_default();
+        let before = published.staged;
         count(&mut published.staged, record.view());
         at.rows += 1;
         if self.present.contains(record.event_id) {
             return Ok(0);
         }
-        count(&mut published.sent, record.view());
+        if published.sent == before {
+            // All that was staged so far was sent, so both digests go on alike, and one computation is enough.
+            published.sent = published.staged;
+        } else {
+            count(&mut published.sent, record.view());
+        }
         let headers = [
             (headers::RUN, self.run.as_bytes()),
             (headers::SLICE, self.slice.as_str().as_bytes()),
@@ -212,9 +217,12 @@ fn digest_of(file: &ScratchFile) -> io::Result<Sha256Digest> {
 }
 
 impl Rows {
-    fn open(part: &Part, skip: u64) -> Result<Self, PublishError> {
-        let file: File = part.file.reopen().map_err(RunError::Scratch)?;
-        Ok(Self { reader: PartReader::open(file, skip)?, batch: None })
+    fn open(part: &Content, skip: u64) -> Result<Self, PublishError> {
+        let reader = match part {
+            Content::Memory(bytes) => PartReader::open(bytes.clone(), skip)?,
+            Content::File(file) => PartReader::open(file.reopen().map_err(RunError::Scratch)?, skip)?,
+        };
+        Ok(Self { reader, batch: None })
     }
 
     /// Gives the next record to `take`; `None` at the end of the part.

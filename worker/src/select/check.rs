@@ -15,6 +15,7 @@ use weir_crds::columns::Columns;
 use super::error::SelectError;
 use super::position::Position;
 use super::syntax;
+use crate::decode::lines::BLOCK_LINES_MAX;
 use crate::decode::types::source_schema;
 
 /// A select that works row by row.
@@ -34,8 +35,8 @@ pub struct CheckedSelect {
 
 /// One partition, so that rows keep their order, and the batch that comes in is the one that goes out.
 pub fn session() -> SessionContext {
-    /// Whatever a block holds goes through whole.
-    const BATCH_ROWS: usize = 1 << 20;
+    /// Whatever a block holds goes through whole; operators set aside memory for so many rows.
+    const BATCH_ROWS: usize = BLOCK_LINES_MAX;
     let mut config = SessionConfig::new().with_target_partitions(1).with_batch_size(BATCH_ROWS).with_information_schema(false);
     let sql = &mut config.options_mut().sql_parser;
     sql.enable_ident_normalization = false;
