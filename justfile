@@ -58,6 +58,10 @@ test: lint unit e2e
 unit:
     {{ test }} --lib --bins
 
+# Whether a release has failpoints, or guards that can be taken out: it must not.
+release-check:
+    cargo test --quiet --release --locked --package weir-failpoints
+
 # Tests on the local cluster: all of them, or some files by name: `just e2e "cluster demo"`. WEIR_E2E_KEEP=1 leaves the cluster up.
 e2e names=all:
     #!/usr/bin/env bash
@@ -69,6 +73,11 @@ e2e names=all:
     just deploy
     # One test at a time: they share two cores, and some of them stop what the others need.
     {{ test }} --no-fail-fast $(printf -- '--test %s ' {{ names }}) -- --include-ignored --test-threads=1
+
+# The whole fault matrix, and its tables for the book.
+faults:
+    WEIR_E2E_FAULTS=full just e2e "$(basename --multiple --suffix .rs e2e/tests/faults_*.rs | tr '\n' ' ')"
+    {{ e2e }} fault-tables > docs/src/faults-outcomes.md
 
 # Formatting, lints, generated files.
 lint: format drift
@@ -104,7 +113,7 @@ tool name:
     @command -v {{ name }} >/dev/null || cargo install --locked --quiet {{ name }}
 
 # What CI runs: what fits into its time.
-ci: install lint deny unit e2e
+ci: install lint deny unit release-check e2e
 
 # Everything.
-full: ci demo
+full: ci faults demo

@@ -12,6 +12,7 @@ pub mod demo;
 pub mod deploy;
 pub mod dump;
 pub mod environment;
+pub mod faults;
 pub mod fixture;
 pub mod handles;
 pub mod images;

@@ -10,7 +10,7 @@ use weir_e2e::access::Cluster;
 use weir_e2e::environment::Environment;
 use weir_e2e::layout::Layout;
 use weir_e2e::novashop::Settings;
-use weir_e2e::{cluster, demo, deploy, images};
+use weir_e2e::{cluster, demo, deploy, faults, images};
 
 /// A two-node Kubernetes cluster with Kafka, S3 and PostgreSQL, from package registries alone.
 #[derive(Debug, Parser)]
@@ -30,6 +30,8 @@ enum Verb {
     Images,
     /// Put the operator into the cluster and wait until it is ready.
     Deploy,
+    /// Print what the tests of the fault matrix have written down, for the book.
+    FaultTables,
     /// Lose events, and get them back.
     Demo {
         /// How many events.
@@ -62,6 +64,10 @@ async fn main() -> anyhow::Result<()> {
             for reference in images::load(&layout).await? {
                 writeln!(std::io::stdout(), "{reference}").context("cannot print an image's name")?;
             }
+        }
+        Verb::FaultTables => {
+            let tables = faults::table::collect(&faults::table::folder(&layout))?;
+            write!(std::io::stdout(), "{tables}").context("cannot print the tables")?;
         }
         Verb::Deploy => deploy::deploy(&layout, &Cluster::connect().await?).await?,
         Verb::Demo { events, seed, parallelism } => {

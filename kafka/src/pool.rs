@@ -18,6 +18,8 @@ use std::{
     thread::JoinHandle,
 };
 
+use weir_failpoints::Guard;
+
 use crate::{
     producer::{Producer, Settings},
     takeover::Watch,
@@ -47,7 +49,11 @@ impl Pool {
         let renew_all = move || {
             let mut watch = watch;
             for used in to_renew {
-                let renewed = renew(used, &settings, &mut watch, &stop);
+                // A test takes the guard out to show that a late end of one transaction then ends another.
+                let renewed = match weir_failpoints::stands(Guard::EpochPerTransaction) {
+                    true => renew(used, &settings, &mut watch, &stop),
+                    false => Ok(used),
+                };
                 let failed = renewed.is_err();
                 if made.send(renewed).is_err() || failed {
                     return;

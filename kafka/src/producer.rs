@@ -124,6 +124,7 @@ impl Producer {
         self.sent += 1;
         if self.sent.is_multiple_of(SERVE_EVERY) {
             self.client.poll(Duration::ZERO);
+            weir_failpoints::reached(Operation::Send.points().1);
         }
         Ok(())
     }
@@ -161,6 +162,7 @@ impl Producer {
     /// Waits for the reports on everything that was sent. The library's own flush serves reports in turns of a tenth of a
     /// second, however early they come.
     pub fn flush(&self) -> Result<(), TransactionError> {
+        weir_failpoints::reached(Operation::Deliver.points().0);
         let deadline = Instant::now() + END_TIMEOUT;
         while self.client.in_flight_count() > 0 {
             if Instant::now() >= deadline {
@@ -168,6 +170,9 @@ impl Producer {
                 return Err(TransactionError::Call { operation: Operation::Deliver, consequence: Consequence::StartOver, source });
             }
             self.serve();
+        }
+        if weir_failpoints::hit(Operation::Deliver.points().1).is_some() {
+            return Err(self.undelivered(RDKafkaErrorCode::MessageTimedOut));
         }
         match self.client.context().failure() {
             None => Ok(()),
@@ -218,9 +223,15 @@ impl Producer {
         bound: Duration,
         mut attempt: impl FnMut(&BaseProducer<Deliveries>) -> Result<(), KafkaError>,
     ) -> Result<(), TransactionError> {
+        let (send, done) = operation.points();
+        if weir_failpoints::hit(send).is_some() {
+            return Err(lost(operation));
+        }
         let deadline = Instant::now() + bound;
         loop {
-            let Err(source) = attempt(&self.client) else { return Ok(()) };
+            let Err(source) = attempt(&self.client) else {
+                return if weir_failpoints::hit(done).is_some() { Err(lost(operation)) } else { Ok(()) };
+            };
             match consequence(self.facts(&source)) {
                 Consequence::Retry if Instant::now() < deadline => self.serve(),
                 Consequence::Retry => return Err(TransactionError::Call { operation, consequence: Consequence::StartOver, source }),
@@ -240,4 +251,10 @@ impl Producer {
         let facts = Facts::of(error);
         self.client.client().fatal_error().map_or(facts, |(code, _)| Facts { code: Some(code), fatal: true, ..facts })
     }
+}
+
+/// A call whose answer a failpoint kept back: nobody knows what became of it.
+fn lost(operation: Operation) -> TransactionError {
+    let source = KafkaError::Global(RDKafkaErrorCode::OperationTimedOut);
+    TransactionError::Call { operation, consequence: Consequence::StartOver, source }
 }

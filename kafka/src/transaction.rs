@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 
 use rdkafka::{error::KafkaError, types::RDKafkaErrorCode};
 use weir_crds::contract::{manifest::OffsetRange, names::RunId, progress::RecordError};
+use weir_failpoints::Guard;
 
 pub use crate::producer::TRANSACTION_TIMEOUT;
 use crate::{
@@ -76,6 +77,20 @@ impl std::fmt::Display for Operation {
             Self::Commit => "committing the transaction",
             Self::Abort => "aborting the transaction",
         })
+    }
+}
+
+impl Operation {
+    /// The failpoints before and after it.
+    pub(crate) fn points(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Init => ("kafka.init.send", "kafka.init.done"),
+            Self::Begin => ("kafka.begin.send", "kafka.begin.done"),
+            Self::Send => ("kafka.records.send", "kafka.records.done"),
+            Self::Deliver => ("kafka.deliver.send", "kafka.deliver.done"),
+            Self::Commit => ("kafka.commit.send", "kafka.commit.done"),
+            Self::Abort => ("kafka.abort.send", "kafka.abort.done"),
+        }
     }
 }
 
@@ -249,6 +264,11 @@ impl Transaction<'_> {
     /// starting over: the consequence never is `AbortAndRewind`.
     pub fn commit(self, progress: ProgressRecord<'_>) -> Result<(), TransactionError> {
         let producer = self.session.producer()?;
+        if !weir_failpoints::stands(Guard::ProgressInTransaction) {
+            // What a test does to show why progress belongs to the same transaction.
+            producer.commit()?;
+            producer.begin()?;
+        }
         producer.send_progress(progress)?;
         producer.flush()?;
         // If we die here, or the answer is lost, the next session ends the transaction one way or the other, and the

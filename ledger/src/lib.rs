@@ -8,6 +8,7 @@
 pub mod claims;
 pub mod client;
 mod error;
+mod fault;
 mod read;
 mod swap;
 mod write;

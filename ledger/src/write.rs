@@ -12,7 +12,13 @@ use aws_sdk_s3::{
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt as _;
 
-use crate::{Cause, Ledger, LedgerError, error::status};
+use weir_failpoints::Guard;
+
+use crate::{
+    Cause, Ledger, LedgerError,
+    error::status,
+    fault::{self, Points, between},
+};
 
 /// One part of a multipart upload: at least S3's 5 MiB, and what an upload holds in memory.
 const PART_BYTES: usize = 8 * 1024 * 1024;
@@ -39,11 +45,12 @@ impl Ledger {
     pub async fn put_once(&self, key: &str, bytes: Bytes) -> Result<PutOnce, LedgerError> {
         let mut attempt = 1;
         loop {
-            let error = match self.put(key, bytes.clone(), true).await {
+            let error = match self.put(fault::ONCE, key, bytes.clone(), true).await {
                 Ok(()) => return Ok(PutOnce::Written),
                 Err(error) => error,
             };
             match status(&error) {
+                Some(412) if !weir_failpoints::stands(Guard::ReadBack) => return Ok(PutOnce::Different { found: Bytes::new() }),
                 Some(412) => {
                     return self
                         .compare(key, &bytes)
@@ -79,13 +86,13 @@ impl Ledger {
 
     /// Puts an object whatever is there. For progress, which is only shown; nothing is ever decided by it.
     pub async fn overwrite(&self, key: &str, bytes: Bytes) -> Result<(), LedgerError> {
-        self.put(key, bytes, false).await.map_err(|error| LedgerError::request("putting", &self.bucket, key, &error))
+        self.put(fault::PROGRESS, key, bytes, false).await.map_err(|error| LedgerError::request("putting", &self.bucket, key, &error))
     }
 
-    async fn put(&self, key: &str, bytes: Bytes, once: bool) -> Result<(), SdkError<PutObjectError, HttpResponse>> {
+    async fn put(&self, points: Points, key: &str, bytes: Bytes, once: bool) -> Result<(), SdkError<PutObjectError, HttpResponse>> {
         let request = self.client.put_object().bucket(&self.bucket).key(key).body(ByteStream::from(bytes));
         let request = if once { request.if_none_match("*") } else { request };
-        request.send().await.map(drop)
+        between(points, request.send()).await.map(drop)
     }
 
     /// Puts a part whose key holds the digest of its bytes: writing it twice writes the same.
@@ -101,7 +108,7 @@ impl Ledger {
     /// A part's bytes are not hashed once more to sign them: its name tells their digest, which every reader checks.
     async fn put_whole_part(&self, key: &str, bytes: Bytes) -> Result<(), LedgerError> {
         let request = self.client.put_object().bucket(&self.bucket).key(key).body(ByteStream::from(bytes));
-        let put = request.customize().disable_payload_signing().send().await;
+        let put = between(fault::PART, request.customize().disable_payload_signing().send()).await;
         put.map(drop).map_err(|error| LedgerError::request("putting", &self.bucket, key, &error))
     }
 
@@ -129,7 +136,8 @@ impl Ledger {
     /// Begins an upload of unknown length. The object is there when [`Upload::finish`] returns and not before; an upload
     /// that is given up leaves nothing that a reader would see.
     pub async fn upload(&self, key: &str) -> Result<Upload, LedgerError> {
-        let created = self.client.create_multipart_upload().bucket(&self.bucket).key(key).send().await;
+        let request = self.client.create_multipart_upload().bucket(&self.bucket).key(key);
+        let created = between(fault::UPLOAD_BEGIN, request.send()).await;
         let created = created.map_err(|error| LedgerError::request("beginning the upload of", &self.bucket, key, &error))?;
         let id = created.upload_id.unwrap_or_default();
         Ok(Upload { ledger: self.clone(), key: key.to_owned(), id, parts: Vec::new(), pending: BytesMut::new() })
@@ -172,9 +180,8 @@ impl Upload {
         }
         let Ledger { client, bucket } = &self.ledger;
         let parts = CompletedMultipartUpload::builder().set_parts(Some(std::mem::take(&mut self.parts))).build();
-        let done =
-            client.complete_multipart_upload().bucket(bucket).key(&self.key).upload_id(&self.id).multipart_upload(parts).send().await;
-        match done {
+        let request = client.complete_multipart_upload().bucket(bucket).key(&self.key).upload_id(&self.id).multipart_upload(parts);
+        match between(fault::UPLOAD_END, request.send()).await {
             Ok(_) => Ok(()),
             // A retry of a request that had taken effect finds no such upload, but the object.
             Err(error) if status(&error) == Some(404) && self.ledger.head(&self.key).await?.is_some() => Ok(()),
@@ -196,17 +203,9 @@ impl Upload {
         if number > PARTS_MAX {
             return Err(LedgerError::TooLarge { key: self.key.clone(), max: PARTS_MAX });
         }
-        let sent = client
-            .upload_part()
-            .bucket(bucket)
-            .key(&self.key)
-            .upload_id(&self.id)
-            .part_number(number as i32)
-            .body(ByteStream::from(bytes))
-            .customize()
-            .disable_payload_signing()
-            .send()
-            .await;
+        let request = client.upload_part().bucket(bucket).key(&self.key).upload_id(&self.id).part_number(number as i32);
+        let request = request.body(ByteStream::from(bytes)).customize().disable_payload_signing();
+        let sent = between(fault::UPLOAD_PART, request.send()).await;
         let sent = sent.map_err(|error| LedgerError::request("uploading a part of", bucket, &self.key, &error))?;
         self.parts.push(CompletedPart::builder().part_number(number as i32).set_e_tag(sent.e_tag).build());
         Ok(())

@@ -25,6 +25,7 @@ use crate::{
         self,
         job_template::{ANNOTATION_JOB, LABEL_JOB},
     },
+    client::client,
     context::{Context, FIELD_MANAGER},
     credentials::Credentials,
     kafka_cluster, leader,
@@ -59,11 +60,11 @@ pub enum Error {
 pub async fn serve(settings: Settings) -> Result<(), Error> {
     let config = Config::infer().await.map_err(|e| Error::Config(Box::new(e)))?;
     let (metrics, readiness) = (Arc::new(Metrics::default()), Readiness::default());
-    let watches = Client::try_from(config.clone()).map_err(Error::Client)?;
+    let watches = client(config.clone()).map_err(Error::Client)?;
     // A connection that hangs must not hold up a reconciliation; a watch is silent for minutes.
     let mut impatient = config.clone();
     (impatient.read_timeout, impatient.write_timeout) = (Some(REQUEST_TIMEOUT), Some(REQUEST_TIMEOUT));
-    let requests = Client::try_from(impatient).map_err(Error::Client)?;
+    let requests = client(impatient).map_err(Error::Client)?;
     let stop = signals()?;
     let term = || {
         let (watches, requests, settings) = (watches.clone(), requests.clone(), settings.clone());

@@ -5,10 +5,10 @@
 
 use std::{future::Future, time::Duration};
 
-use kube::{Client, Config};
+use kube::Config;
 use kube_lease_manager::{LeaseManager, LeaseManagerBuilder, LeaseManagerError, LeaseParams};
 
-use crate::server::Readiness;
+use crate::{client::client, server::Readiness};
 
 const LEASE: &str = "weir-operator";
 /// A leader that dies is followed after this long at most.
@@ -78,7 +78,7 @@ async fn manager(config: &Config, namespace: &str, identity: &str) -> Result<Lea
     let mut config = config.clone();
     (config.connect_timeout, config.read_timeout, config.write_timeout) =
         (Some(REQUEST_TIMEOUT), Some(REQUEST_TIMEOUT), Some(REQUEST_TIMEOUT));
-    let client = Client::try_from(config).map_err(LeaderError::Client)?;
+    let client = client(config).map_err(LeaderError::Client)?;
     loop {
         let builder = LeaseManagerBuilder::new(client.clone(), LEASE).with_namespace(namespace).with_parameters(LeaseParams::new(
             identity,

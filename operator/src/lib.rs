@@ -2,6 +2,7 @@
 
 mod backfill_class;
 pub mod backfill_job;
+mod client;
 mod context;
 pub mod controllers;
 mod credentials;

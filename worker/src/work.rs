@@ -13,6 +13,8 @@ use weir_crds::contract::{
     units::{Items, Unit, Verb, units},
 };
 
+use weir_failpoints::reached;
+
 use crate::{
     assemble::{AssembleError, Assembler},
     extract::{ExtractError, Extractor},
@@ -23,6 +25,10 @@ use crate::{
     termination::{Explain, failure},
     verify::{Verifier, VerifyError},
 };
+
+/// Failpoints around the work on one item; its manifest comes after both.
+const ITEM_BEGUN: &str = "item.begun";
+const ITEM_MADE: &str = "item.made";
 
 /// Finds a unit in the plan's own graph of work; nobody else's word counts.
 pub fn find(plan: &Plan, id: &str, verb: Verb) -> Result<Unit, RunError> {
@@ -36,7 +42,9 @@ pub async fn plan(run: &Run, counters: &Counters) -> Vec<Failure> {
         if plan::exists(run).await? {
             return Ok(());
         }
+        reached(ITEM_BEGUN);
         let draft = plan::draft(run).await?;
+        reached(ITEM_MADE);
         plan::put(run, draft).await.map(drop)
     };
     match made.await {
@@ -104,7 +112,9 @@ async fn extract_one(
         return Ok(());
     }
     let since = Instant::now();
+    reached(ITEM_BEGUN);
     let extracted = extractor.extract(chunk).await.map_err(boxed::<ExtractError>)?;
+    reached(ITEM_MADE);
     // How much was fetched depends on what had to be fetched again, so it may differ between attempts.
     let is_same = |there: &Extracted, here: &Extracted| *there == Extracted { bytes_read: there.bytes_read, ..here.clone() };
     planned.put_manifest_like(&key, since.elapsed().as_secs_f64(), extracted, is_same).await.map_err(boxed)
@@ -142,7 +152,9 @@ async fn assemble_all(planned: &PlannedRun, slices: &[usize], counters: &Counter
 
 async fn assemble_one(planned: &PlannedRun, assembler: &Assembler, slice: usize) -> Result<(), AssembleError> {
     let since = Instant::now();
+    reached(ITEM_BEGUN);
     let staged = assembler.assemble(slice).await?;
+    reached(ITEM_MADE);
     let key = planned.run.keys.staged(&staged.slice);
     Ok(planned.put_manifest(&key, since.elapsed().as_secs_f64(), staged).await?)
 }
@@ -194,7 +206,9 @@ async fn verify_one(planned: &PlannedRun, verifier: &Verifier, slice: usize) -> 
         return Ok(true);
     }
     let since = Instant::now();
+    reached(ITEM_BEGUN);
     let Some(verified) = verifier.verify(slice).await? else { return Ok(false) };
+    reached(ITEM_MADE);
     planned.put_manifest(&key, since.elapsed().as_secs_f64(), verified).await?;
     Ok(true)
 }

@@ -23,6 +23,13 @@ pub const SSL_PORT: u16 = 19093;
 /// SCRAM over TLS.
 pub const SASL_PORT: u16 = 19094;
 const CONTROLLER_PORT: u16 = 19095;
+/// Plain text, for clients whose requests pass a proxy of a test: the broker tells them to connect to the proxy, and the
+/// proxy connects here.
+pub const PROXIED_PORT: u16 = 19096;
+/// Where the broker says that this proxy is.
+pub const PROXY_ADDRESS: &str = "127.0.0.1";
+/// Its port.
+pub const PROXY_PORT: u16 = 19097;
 
 /// The SCRAM user.
 pub const USERNAME: &str = "weir";
@@ -119,8 +126,10 @@ node.id=1
 controller.quorum.voters=1@127.0.0.1:{CONTROLLER_PORT}
 controller.listener.names=CONTROLLER
 listeners=PLAINTEXT://{MAIN_ADDRESS}:{PLAINTEXT_PORT},SSL://{MAIN_ADDRESS}:{SSL_PORT},\
-SASL_SSL://{MAIN_ADDRESS}:{SASL_PORT},CONTROLLER://127.0.0.1:{CONTROLLER_PORT}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT
+SASL_SSL://{MAIN_ADDRESS}:{SASL_PORT},PROXIED://{MAIN_ADDRESS}:{PROXIED_PORT},CONTROLLER://127.0.0.1:{CONTROLLER_PORT}
+advertised.listeners=PLAINTEXT://{MAIN_ADDRESS}:{PLAINTEXT_PORT},SSL://{MAIN_ADDRESS}:{SSL_PORT},\
+SASL_SSL://{MAIN_ADDRESS}:{SASL_PORT},PROXIED://{PROXY_ADDRESS}:{PROXY_PORT}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT
 inter.broker.listener.name=PLAINTEXT
 log.dirs={state}/kafka
 ssl.keystore.type=PEM

@@ -104,7 +104,7 @@ impl<'a> Scene<'a> {
         let log = generated.await.map_err(|_| Error::Died)??;
         let scene = Self { topic: fixture.name("app-events"), fixture, log, folder };
         scene.write("planted.json", &serde_json::to_vec(&scene.log.planted).unwrap_or_default())?;
-        scene.upload().await?;
+        upload(fixture, &scene.log).await?;
         fixture.cluster.kafka.create_topic(&scene.topic, PARTITIONS, &TOPIC_SETTINGS).await?;
         fixture.cluster.apply(OPERATOR_NAMESPACE, &scene.store_secret()?).await?;
         fixture.apply(&scene.platform(source_endpoint)?).await?;
@@ -163,19 +163,6 @@ impl<'a> Scene<'a> {
         if answer.verdict.agrees { Ok(()) } else { Err(Error::Disagrees { text: answer.text }) }
     }
 
-    async fn upload(&self) -> Result<(), Error> {
-        let uploads = self.log.planted.objects.iter().map(|object| self.upload_object(&object.key));
-        futures::stream::iter(uploads).buffer_unordered(UPLOADS).try_collect::<()>().await
-    }
-
-    async fn upload_object(&self, key: &str) -> Result<(), Error> {
-        let upload_error = |source: Box<dyn std::error::Error + Send + Sync>| Error::Upload { key: key.to_owned(), source };
-        // From the file as it goes, never whole in memory.
-        let body = ByteStream::from_path(self.log.folder.join(key)).await.map_err(|error| upload_error(error.into()))?;
-        let put = self.fixture.cluster.s3.put_object().bucket(&self.fixture.bucket).key(key).body(body).send().await;
-        put.map(drop).map_err(|error| upload_error(Box::new(aws_sdk_s3::Error::from(error))))
-    }
-
     fn platform(&self, source_endpoint: Option<&str>) -> Result<String, Error> {
         let environment = &self.fixture.cluster.environment;
         let endpoint = environment.get(names::AWS_ENDPOINT_URL)?;
@@ -211,4 +198,18 @@ impl<'a> Scene<'a> {
         });
         Ok(secret.to_string())
     }
+}
+
+/// Puts the log's objects into the test's bucket.
+pub async fn upload(fixture: &Fixture, log: &Generated) -> Result<(), Error> {
+    let uploads = log.planted.objects.iter().map(|object| upload_object(fixture, log, &object.key));
+    futures::stream::iter(uploads).buffer_unordered(UPLOADS).try_collect::<()>().await
+}
+
+async fn upload_object(fixture: &Fixture, log: &Generated, key: &str) -> Result<(), Error> {
+    let upload_error = |source: Box<dyn std::error::Error + Send + Sync>| Error::Upload { key: key.to_owned(), source };
+    // From the file as it goes, never whole in memory.
+    let body = ByteStream::from_path(log.folder.join(key)).await.map_err(|error| upload_error(error.into()))?;
+    let put = fixture.cluster.s3.put_object().bucket(&fixture.bucket).key(key).body(body).send().await;
+    put.map(drop).map_err(|error| upload_error(Box::new(aws_sdk_s3::Error::from(error))))
 }

@@ -9,7 +9,7 @@ mod generate;
 mod line;
 mod object;
 mod planted;
-mod random;
+pub mod random;
 mod schedule;
 mod traffic;
 
