@@ -113,12 +113,30 @@ class World:
     def _create_topic(self, name, partitions, config):
         topic = NewTopic(name, partitions, 1, config=config)
         self.admin.create_topics([topic], operation_timeout=ADMIN_SECONDS_MAX)[name].result(ADMIN_SECONDS_MAX)
-        deadline = time.monotonic() + ADMIN_SECONDS_MAX
-        # The answer comes before every broker knows.
-        while name not in self.admin.list_topics(timeout=ADMIN_SECONDS_MAX).topics:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"topic {name} was created and is not there")
-            time.sleep(0.1)
+        # The answer comes before every partition has a leader that knows it.
+        deadline, consumer = time.monotonic() + ADMIN_SECONDS_MAX, self._consumer()
+        for partition in range(partitions):
+            while True:
+                try:
+                    consumer.get_watermark_offsets(TopicPartition(name, partition), timeout=ADMIN_SECONDS_MAX)
+                    break
+                except KafkaException:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.1)
+        consumer.close()
+
+    def _consumer(self, **settings):
+        return Consumer(
+            {
+                "bootstrap.servers": self.bootstrap,
+                "group.id": self.name,
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "earliest",
+                **settings,
+            }
+        )
 
     def put(self, key, body):
         """Puts an object."""
@@ -141,17 +159,7 @@ class World:
             nonlocal received
             received = sum(broker["rxbytes"] for broker in orjson.loads(text)["brokers"].values())
 
-        consumer = Consumer(
-            {
-                "bootstrap.servers": self.bootstrap,
-                "group.id": self.name,
-                "enable.auto.commit": False,
-                "isolation.level": "read_committed",
-                "auto.offset.reset": "earliest",
-                "statistics.interval.ms": 200,
-                "stats_cb": statistics,
-            }
-        )
+        consumer = self._consumer(**{"statistics.interval.ms": 200, "stats_cb": statistics})
         consumer.assign([TopicPartition(topic, partition, 0) for partition in range(PARTITIONS)])
         found, deadline = 0, time.monotonic() + READ_SECONDS_MAX
         while found < wanted and time.monotonic() < deadline:
