@@ -47,6 +47,11 @@ pub fn node_address(node: u8) -> String {
     format!("10.244.{node}.1")
 }
 
+/// The link-layer address of a bridge: locally administered, unicast.
+fn gateway_link_address(node: u8) -> String {
+    format!("02:00:0a:f4:{node:02x}:01")
+}
+
 /// The range of a node's pods.
 pub fn node_range(node: u8) -> String {
     format!("10.244.{node}.0/24")
@@ -80,7 +85,9 @@ pub async fn create() -> Result<(), command::Error> {
     ip_inside(&["link", "set", INNER_LINK, "up"]).await?;
     for node in 0..NODES {
         let (bridge, address) = (bridge(node), format!("{}/24", node_address(node)));
-        ip_inside(&["link", "add", &bridge, "type", "bridge"]).await?;
+        // Without an address of its own a bridge takes on the lowest of its ports', and that changes as pods come and go: those
+        // that are there would go on sending to the old one until their entry for the gateway expires.
+        ip_inside(&["link", "add", &bridge, "address", &gateway_link_address(node), "type", "bridge"]).await?;
         ip_inside(&["address", "add", &address, "dev", &bridge]).await?;
         ip_inside(&["link", "set", &bridge, "up"]).await?;
     }
