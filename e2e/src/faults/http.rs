@@ -87,7 +87,7 @@ struct State {
 }
 
 enum Upstream {
-    Plain { client: Client<HttpConnector, Body>, authority: Authority },
+    Plain { client: Box<Client<HttpConnector, Body>>, authority: Authority },
     Kubernetes(kube::Client),
 }
 
@@ -105,7 +105,7 @@ impl HttpProxy {
     pub async fn before(url: &str, seed: u64) -> std::io::Result<Self> {
         let authority = url.trim_start_matches("http://").trim_end_matches('/').parse::<Authority>().map_err(std::io::Error::other)?;
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Self::start(Upstream::Plain { client, authority }, seed).await
+        Self::start(Upstream::Plain { client: Box::new(client), authority }, seed).await
     }
 
     /// Before the apiserver.

@@ -55,7 +55,7 @@ impl Line<'_> {
     fn write_request(&self, out: &mut Vec<u8>) {
         let event = self.event;
         let mut random = Random::of(event.number, u64::from(self.attempt));
-        let _ = write!(out, "{{\"request_id\":\"{:08x}\"", random.next() >> 32);
+        let _ = write!(out, "{{\"request_id\":\"{:08x}\"", random.draw() >> 32);
         match self.defect {
             Some(Defect::TimeMissing) => {}
             Some(Defect::TimeIsNoTime) => out.extend_from_slice(b",\"ts\":\"2026-11-31T09:00:00Z\""),

@@ -19,14 +19,14 @@ impl Random {
         Self(scatter(seed.wrapping_mul(STEP)) ^ scatter(number.wrapping_add(STEP)))
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(STEP);
         scatter(self.0)
     }
 
     /// In `0..bound`; the bias of the remainder is far below what anyone could count here.
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
+        self.draw() % bound.max(1)
     }
 
     /// In `low..high`, as a time or a length of time.
@@ -42,7 +42,7 @@ impl Random {
     /// In `[0, 1)`, with 53 random bits.
     pub fn fraction(&mut self) -> f64 {
         const BITS: u32 = 53;
-        (self.next() >> (64 - BITS)) as f64 / (1u64 << BITS) as f64
+        (self.draw() >> (64 - BITS)) as f64 / (1u64 << BITS) as f64
     }
 
     pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
