@@ -17,6 +17,8 @@ use weir_e2e::novashop::Settings;
 use weir_e2e::wait;
 
 const SETTINGS: Settings = Settings { seed: 3, events: 60_000 };
+/// Long enough for everything that happens to it: there must be a worker left to hurt.
+const LONG: Settings = Settings { seed: 42, events: 1_000_000 };
 /// One quiet run takes a minute; a drained node and workers that start again take their time.
 const RUN_LIMIT: Duration = Duration::from_secs(900);
 /// For what the operator does at once.
@@ -92,7 +94,7 @@ const AUTO: Job<'_> = Job { generation: 1, approval: "Auto", parallelism: 2 };
 #[tokio::test]
 async fn whatever_happens_in_the_cluster_the_topic_is_the_same() {
     fixture::run("disturbed", async |fixture| {
-        let scene = Scene::set(fixture, SETTINGS, None).await?;
+        let scene = Scene::set(fixture, LONG, None).await?;
         let live = Live::start(&fixture.cluster.kafka, &scene.topic, &scene.path("live"))?;
         let watched = Watched::new(fixture, JOB);
         fixture.apply(&scene.job(AUTO)).await?;
