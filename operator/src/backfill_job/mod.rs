@@ -21,7 +21,6 @@ pub mod accounting;
 mod apply;
 mod attempts;
 mod authority;
-mod claims;
 mod conditions;
 mod decide;
 mod decision;

@@ -212,7 +212,6 @@ fn starts_over(error: &PublishError) -> bool {
         | PublishError::SinkRenamed { .. }
         | PublishError::NoSink
         | PublishError::Interrupted
-        | PublishError::Over { .. }
         | PublishError::Thread => false,
     }
 }

@@ -1,10 +1,6 @@
 //! What can end the publishing of a bucket.
 
-use weir_crds::contract::{
-    names::RunId,
-    progress::RecordError,
-    result::{FailureCode, Outcome},
-};
+use weir_crds::contract::{names::RunId, progress::RecordError, result::FailureCode};
 use weir_kafka::{Consequence, range::RangeError, transaction::TransactionError};
 
 use crate::{run::RunError, staged::StagedError, target::TargetError, termination::Explain};
@@ -48,8 +44,6 @@ pub enum PublishError {
     SinkRenamed { generation: u32, then: String, now: String },
     #[error("the run has no Kafka sink")]
     NoSink,
-    #[error("the run is over ({outcome:?}): {message}")]
-    Over { outcome: Outcome, message: String },
     #[error("asked to stop")]
     Interrupted,
     #[error("a thread of the publisher ended early")]
@@ -73,7 +67,7 @@ impl Explain for PublishError {
             Self::Staged(_) => FailureCode::ArtifactCorrupt,
             Self::SinkRenamed { .. } => FailureCode::TargetChanged,
             Self::NoSink | Self::Thread => FailureCode::Internal,
-            Self::Interrupted | Self::Over { .. } => FailureCode::Interrupted,
+            Self::Interrupted => FailureCode::Interrupted,
         }
     }
 
@@ -92,7 +86,6 @@ impl Explain for PublishError {
             | Self::Staged(_)
             | Self::ManifestGone { .. }
             | Self::NoSink
-            | Self::Over { .. }
             | Self::Interrupted
             | Self::Thread => None,
         }
@@ -113,7 +106,6 @@ impl Explain for PublishError {
             | Self::Staged(_)
             | Self::ManifestGone { .. }
             | Self::NoSink
-            | Self::Over { .. }
             | Self::Interrupted
             | Self::Thread => None,
         }

@@ -4,7 +4,6 @@
 
 mod attempts;
 mod calls;
-mod claims;
 mod fixture;
 mod simulation;
 mod size;
