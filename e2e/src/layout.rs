@@ -24,7 +24,7 @@ impl Layout {
         Self {
             state: std::env::var_os("WEIR_E2E_STATE").map_or_else(|| PathBuf::from(STATE_DEFAULT), PathBuf::from),
             cache: std::env::var_os("WEIR_E2E_CACHE").map_or(cache, PathBuf::from),
-            checkout: Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_path_buf),
+            checkout: checkout(std::env::current_dir().unwrap_or_default()),
         }
     }
 
@@ -86,5 +86,26 @@ impl Layout {
     /// Held while `up` or `down` runs. Outside of the state, which `down` removes.
     pub fn lock(&self) -> PathBuf {
         self.cache.join("cluster.lock")
+    }
+}
+
+/// The workspace around a folder. Not the one that this was compiled in: clean clones share what was compiled.
+fn checkout(inside: PathBuf) -> PathBuf {
+    inside.ancestors().find(|folder| folder.join("Cargo.lock").is_file()).map_or_else(|| inside.clone(), Path::to_path_buf)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[test]
+    fn the_checkout_is_the_one_around_the_current_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let inside = folder.path().join("e2e/src");
+        std::fs::create_dir_all(&inside).unwrap();
+        std::fs::write(folder.path().join("Cargo.lock"), "").unwrap();
+        assert_eq!(checkout(inside), folder.path());
     }
 }

@@ -12,11 +12,12 @@ use weir_crds::{
     BackfillClass,
     backfill_class::BackfillClassStatus,
     conditions::{self, ConditionType, Wanted},
+    contract::result::error_chain,
 };
 
 use crate::{
     context::{Context, FIELD_MANAGER},
-    error_chain, quantity,
+    quantity,
 };
 
 /// A class that is ready is looked at again after this.

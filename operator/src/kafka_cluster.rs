@@ -11,7 +11,7 @@ use kube::{
 use weir_crds::{
     KafkaCluster,
     conditions::{self, ConditionType, Wanted},
-    contract::run::KafkaConnection,
+    contract::{result::error_chain, run::KafkaConnection},
     kafka_cluster::KafkaClusterStatus,
     validate,
 };
@@ -20,7 +20,6 @@ use weir_kafka::{Admin, AdminError, ClusterDescription, KafkaConfig};
 use crate::{
     context::{Context, FIELD_MANAGER},
     credentials::CredentialsError,
-    error_chain,
 };
 
 /// A cluster that is ready is looked at again after this.

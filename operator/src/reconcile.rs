@@ -3,11 +3,9 @@
 use std::{error::Error, fmt::Debug, future::Future, sync::Arc, time::Instant};
 
 use kube::{Resource, ResourceExt as _, runtime::controller::Action};
+use weir_crds::contract::result::error_chain;
 
-use crate::{
-    error_chain,
-    metrics::{Metrics, Outcome},
-};
+use crate::metrics::{Metrics, Outcome};
 
 pub async fn measured<K, F, E>(object: Arc<K>, metrics: Arc<Metrics>, reconcile: F) -> Result<Action, E>
 where

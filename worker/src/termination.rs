@@ -2,7 +2,7 @@
 
 use std::{error::Error, fs::OpenOptions, io::Write as _, path::Path};
 
-use weir_crds::contract::result::{Disposition, Failure, FailureCode, WorkerResult};
+use weir_crds::contract::result::{Disposition, Failure, FailureCode, WorkerResult, error_chain};
 
 /// Where Kubernetes looks for the message.
 pub const TERMINATION_LOG: &str = "/dev/termination-log";
@@ -30,25 +30,9 @@ pub fn failure(item: Option<&str>, error: &dyn Explain) -> Failure {
         code: error.code(),
         item: item.map(str::to_owned),
         field: error.field(),
-        cause: chain(error),
+        cause: error_chain(error),
         remedy: error.remedy().unwrap_or_else(|| remedy(error.code()).to_owned()),
     }
-}
-
-/// An error with its sources: the one place where they are put together.
-fn chain(error: &dyn Explain) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let next = error.to_string();
-        // Some libraries' errors repeat their source's text.
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        source = error.source();
-    }
-    text
 }
 
 /// What helps where nothing more is known than the kind of failure.

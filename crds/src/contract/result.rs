@@ -1,5 +1,7 @@
 //! How a worker ends: its termination message, and what the operator makes of each kind of failure.
 
+use std::error::Error;
+
 use serde::{Deserialize, Serialize};
 
 /// Kubernetes keeps 4 KiB of a termination message.
@@ -141,6 +143,22 @@ impl WorkerResult {
             }
         }
     }
+}
+
+/// An error with its sources, as one sentence.
+pub fn error_chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let next = error.to_string();
+        // Some libraries' errors repeat their source's text.
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        source = error.source();
+    }
+    text
 }
 
 /// `failed/<unit>/<attempt>.json`, put once by the operator: an attempt that the worker's own error ended. Only these

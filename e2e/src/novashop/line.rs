@@ -93,6 +93,8 @@ impl Line<'_> {
             (Some(Defect::UserIdHasFraction), _) => "5.7".to_owned(),
             (Some(Defect::UserIdTooLarge), _) => "9223372036854775808".to_owned(),
             (_, Some(user)) => user.to_string(),
+            // Its locale is what is wrong, so there has to be somebody.
+            (Some(Defect::InvalidUtf8), None) => "null".to_owned(),
             // Nobody, said in three ways.
             (_, None) if event.number.is_multiple_of(3) => {
                 out.extend_from_slice(b",\"user\":null");

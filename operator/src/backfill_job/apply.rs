@@ -10,7 +10,7 @@ use kube::{
 };
 use weir_crds::{
     KafkaCluster,
-    contract::{manifest::to_bytes, run::KafkaConnection},
+    contract::{manifest::to_bytes, result::error_chain, run::KafkaConnection},
 };
 use weir_kafka::{Admin, AdminError, KafkaConfig};
 use weir_ledger::LedgerError;
@@ -25,7 +25,6 @@ use super::{
 use crate::{
     context::{Context, FIELD_MANAGER},
     credentials::CredentialsError,
-    error_chain,
     stores::StoreError,
 };
 

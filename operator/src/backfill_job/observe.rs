@@ -16,7 +16,10 @@ use k8s_openapi::api::{
     core::v1::{Event, Node, Pod, ServiceAccount},
 };
 use kube::{Api, ResourceExt as _, api::ListParams};
-use weir_crds::{ALLOW_BACKFILLS_ANNOTATION, BackfillJob, KafkaCluster, contract::names::progress_topic};
+use weir_crds::{
+    ALLOW_BACKFILLS_ANNOTATION, BackfillJob, KafkaCluster,
+    contract::{names::progress_topic, result::error_chain},
+};
 use weir_ledger::Cause;
 
 use super::{
@@ -27,7 +30,7 @@ use super::{
     phase,
     workers::{self, Surroundings},
 };
-use crate::{context::Context, error_chain};
+use crate::context::Context;
 
 /// A store that has not answered by then counts as away for this look; what was read so far is kept for the next.
 const LEDGER_TIMEOUT: Duration = Duration::from_secs(30);
