@@ -232,6 +232,7 @@ mod tests {
                 max_message_bytes: 1,
             }],
             result_columns: vec![],
+            event_types: None,
             sizing: Sizing { extract_bytes: 100, slices_per_unit: 3, buckets_per_unit: 2 },
             estimates: Estimates::default(),
             sampled_bytes: 0,

@@ -5,6 +5,7 @@
 
 pub mod chunks;
 pub mod error;
+pub mod event_types;
 pub mod forecast;
 pub mod live;
 pub mod objects;
@@ -98,6 +99,7 @@ pub async fn draft(run: &Run) -> Result<Draft, PlanError> {
         chunks: layout.chunks,
         sinks,
         result_columns: result_columns(&shape),
+        event_types: event_types::of(&selects, shape.schema.field(shape.event_type).name()),
         sizing: layout.sizing,
         estimates,
         sampled_bytes: samples.bytes_read,

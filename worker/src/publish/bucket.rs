@@ -212,6 +212,7 @@ fn starts_over(error: &PublishError) -> bool {
         | PublishError::SinkRenamed { .. }
         | PublishError::NoSink
         | PublishError::Interrupted
+        | PublishError::Over { .. }
         | PublishError::Thread => false,
     }
 }

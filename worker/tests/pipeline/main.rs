@@ -277,6 +277,23 @@ async fn a_transaction_that_was_open_too_long_is_no_newer_producer() {
     .unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker and a store"]
+async fn a_run_that_is_over_publishes_nothing() {
+    let world = World::new("over").await;
+    let planned = world.planned(1, &rows()).await;
+    must(&planned, &[Verb::Assemble]).await;
+    let outcome =
+        serde_json::json!({"format": 1, "outcome": "Canceled", "reason": "Canceled", "message": "m", "at": "2026-11-03T09:00:00Z"});
+    planned.run.ledger.put_once(&planned.run.keys.outcome(), outcome.to_string().into()).await.unwrap();
+    let failures = failures(&planned, Verb::Publish, &CancellationToken::new()).await;
+    assert!(
+        failures.iter().all(|f| f.code == FailureCode::Interrupted && f.cause.contains("Canceled")) && !failures.is_empty(),
+        "{failures:?}"
+    );
+    assert!(seen(&world).await.is_empty());
+}
+
 /// Enough for several requests a partition, so that others' records come to lie between them.
 const MANY_ROWS: u64 = 100_000;
 
