@@ -79,6 +79,10 @@ pub struct PlannedSink {
     pub topic_id: String,
     pub partitions: u32,
     pub max_message_bytes: u64,
+    /// The ids of all events that earlier generations published, where some of them had other places for events. Sixteen
+    /// bytes each, sorted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub present: Option<PartRef>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -230,6 +230,7 @@ mod tests {
                 topic_id: "tid".into(),
                 partitions,
                 max_message_bytes: 1,
+                present: None,
             }],
             result_columns: vec![],
             event_types: None,

@@ -34,7 +34,7 @@ pub enum PublishError {
     },
     #[error("the progress record {key} is that of run {run}, bucket {bucket}")]
     ProgressForeign { key: String, run: RunId, bucket: String },
-    #[error("generation {generation} has begun to publish bucket {bucket}")]
+    #[error("bucket {bucket} belongs to generation {generation}, which has begun")]
     Superseded { bucket: String, generation: u32 },
     #[error("{key} is not what the manifest of the slice names: {what}")]
     Part { key: String, what: String },

@@ -13,6 +13,7 @@ use weir_kafka::{
 
 use super::{
     error::PublishError,
+    generations,
     progress::{Identity, Records},
 };
 use crate::{
@@ -68,13 +69,17 @@ pub fn start(identity: &Identity, config: &KafkaConfig, admin: &Admin, holder: &
 }
 
 /// When a run is over and its workers are gone, what it claimed and did not publish is given back. A worker that comes late
-/// must leave that alone; one that got past here is waited for.
+/// must leave that alone; one that got past here is waited for. And once a later generation is planned, it has read what
+/// there is of this one.
 fn require_open(identity: &Identity) -> Result<(), PublishError> {
     let run = &identity.planned.run;
     let outcome = Handle::current().block_on(run.ledger.get_json::<OutcomeRecord>(&run.keys.outcome())).map_err(RunError::Store)?;
-    match outcome {
+    if let Some(OutcomeRecord { outcome, message, .. }) = outcome {
+        return Err(PublishError::Over { outcome, message });
+    }
+    match Handle::current().block_on(generations::later(run)).map_err(RunError::Store)? {
         None => Ok(()),
-        Some(OutcomeRecord { outcome, message, .. }) => Err(PublishError::Over { outcome, message }),
+        Some(generation) => Err(PublishError::Superseded { bucket: identity.bucket.id.clone(), generation }),
     }
 }
 

@@ -151,6 +151,7 @@ pub fn plan(job: &BackfillJob, run: &RunFile) -> Plan {
             topic_id: "topic-id".into(),
             partitions: 3,
             max_message_bytes: 1_000_000,
+            present: None,
         }],
         slices,
         result_columns: vec![],
