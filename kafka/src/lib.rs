@@ -9,6 +9,10 @@ mod context;
 mod delivery;
 mod diagnosis;
 pub mod failure;
+#[cfg(test)]
+mod failure_tests;
+#[cfg(test)]
+mod mock;
 pub mod murmur2;
 mod native;
 mod pool;
