@@ -79,9 +79,10 @@ impl Admin {
         self.ask_coordinators(within, move |client, deadline| native::groups::committed(client, &groups, deadline)).await
     }
 
-    /// Asks the coordinators of groups by a client of its own, for two reasons. The library never forgets a coordinator
-    /// that it has found, also if another broker is it now. And when one says so, the library notes that in the client's own
-    /// group, where only a consumer has one: a client of another kind brings the process down.
+    /// Asks the coordinators of groups by a client of its own, whose end is that of all traps which the library has here. It
+    /// never forgets a coordinator that it has found, also if another broker is it now. When one says so, it notes that in the
+    /// client's own group, which only a consumer has: a client of another kind brings the process down. And so does a
+    /// coordinator that comes back after the request to it has timed out.
     async fn ask_coordinators<T: Send + 'static>(
         &self,
         within: Duration,
@@ -137,6 +138,19 @@ mod tests {
         let only = async || admin.committed_offsets(groups(1), WITHIN).await.unwrap().remove("group-0").unwrap();
         assert_eq!(only().await.unwrap_err().code(), Some(RDKafkaErrorCode::NotCoordinator));
         assert_eq!(only().await, Ok(CommittedOffsets::new()));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_coordinator_that_is_away_costs_no_more_than_the_deadline() {
+        let cluster = cluster();
+        let admin = Admin::new(&cluster.config).unwrap();
+        cluster.mock.broker_down(1).unwrap();
+        let begun = Instant::now();
+        let away = admin.committed_offsets(groups(120), Duration::from_secs(1)).await.unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        assert!(away.keys().eq(&groups(120)) && away.values().all(Result::is_err));
+        cluster.mock.broker_up(1).unwrap();
+        assert_eq!(admin.committed_offsets(groups(1), WITHIN).await.unwrap()["group-0"], Ok(CommittedOffsets::new()));
     }
 
     /// The mock knows no such request.

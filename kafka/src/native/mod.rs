@@ -306,11 +306,11 @@ unsafe fn borrowed<'a, O, T>(owner: *const O, list: unsafe extern "C" fn(*const 
 ///
 /// # Safety
 /// The items must not be used after the event; `result` and `list` must be librdkafka's functions for the same operation.
-unsafe fn results<'a, R, T>(
-    event: &'a Event,
+unsafe fn results<R, T>(
+    event: &Event,
     result: unsafe extern "C" fn(*mut sys::rd_kafka_event_t) -> *const R,
     list: unsafe extern "C" fn(*const R, *mut usize) -> *mut *const T,
-) -> Result<&'a [*const T], RequestError> {
+) -> Result<&[*const T], RequestError> {
     // SAFETY: the event is alive; the function returns null if it is of another type.
     let result = unsafe { result(event.ptr) };
     if result.is_null() {
