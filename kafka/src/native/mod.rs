@@ -1,4 +1,4 @@
-//! The one place that calls librdkafka's C API, for the administrative requests that the safe bindings do not offer. The
+//! The one place that calls librdkafka's C API, for the requests that the safe bindings do not offer. The
 //! only one that changes anything on a broker is the incremental alteration of topics' configurations
 //! ([`configs::alter`]); the other one, which resets every key that it does not name, is not wrapped.
 //!
@@ -11,6 +11,7 @@
 #![expect(unsafe_code, reason = "the safe bindings do not offer these requests")]
 
 pub(crate) mod configs;
+pub(crate) mod flush;
 pub(crate) mod groups;
 pub(crate) mod offsets;
 pub(crate) mod topics;

@@ -85,7 +85,7 @@ impl Earlier {
     pub fn places_otherwise(&self, spec: &RunSpec, sink: &str) -> bool {
         let partitioner = |spec: &RunSpec| {
             let sink = spec.sinks.iter().find(|declared| declared.name == sink)?;
-            sink.kafka.as_ref().map(|kafka| (kafka.partitioner, kafka.key.clone()))
+            sink.kafka.as_ref().map(|kafka| (kafka.partitioner, kafka.key))
         };
         self.spec.sources != spec.sources
             || self.spec.reconstruct.columns != spec.reconstruct.columns
@@ -111,10 +111,11 @@ impl Earlier {
                     extend(&mut ranges, &manifest.map_err(|source| RunError::Manifest { key, source })?.body.partitions);
                 }
                 // Its last slice may be published in part.
-                None => match last.filter(|at| at.slice == slice.id) {
-                    Some(at) => extend(&mut ranges, &at.partitions),
-                    None => {}
-                },
+                None => {
+                    if let Some(at) = last.filter(|at| at.slice == slice.id) {
+                        extend(&mut ranges, &at.partitions);
+                    }
+                }
             }
         }
         if progress.is_none() && ledger.head(&self.keys.publishing(bucket)).await.map_err(RunError::Store)?.is_some() {
