@@ -8,11 +8,11 @@ build := "cargo build --quiet --locked --workspace"
 test := "cargo test --locked --workspace"
 e2e := build + " --bin weir-e2e && " + CARGO_TARGET_DIR / "debug/weir-e2e"
 
-# The files of tests that need the local cluster: those of e2e, the worker's and the ledger's.
-all := shell("basename --multiple --suffix .rs $1/e2e/tests/*.rs | tr '\\n' ' '", justfile_directory()) + "pipeline store"
+# The files of tests that need the local cluster: those of e2e, of weir-kafka, of the worker and of the ledger.
+all := shell("basename --multiple --suffix .rs $1/e2e/tests/*.rs | tr '\\n' ' '", justfile_directory()) + "admin pipeline store"
 
 # Those that CI has time for.
-some := "cluster demo novashop operator secure pipeline store"
+some := "claims cluster demo manifests novashop operator secure admin pipeline store"
 
 [private]
 default:
@@ -119,4 +119,4 @@ tool name:
 ci: install lint deny unit release-check (e2e some)
 
 # Everything.
-full: ci (e2e "disturbed manifests starting") faults demo
+full: ci (e2e "disturbed starting") faults demo

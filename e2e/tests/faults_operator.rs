@@ -12,6 +12,8 @@ use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
+use weir_crds::contract::claims::ClaimDocument;
+use weir_crds::contract::manifest::to_bytes;
 use weir_e2e::demo::scene::{JOB, Job, Scene};
 use weir_e2e::demo::watch::{Watched, number, phase};
 use weir_e2e::faults::attempt::Fault;
@@ -103,7 +105,8 @@ impl Run<'_> {
         let (s3, bucket) = (&self.fixture.cluster.s3, &self.fixture.bucket);
         let claims = s3.list_objects_v2().bucket(bucket).prefix("weir/claims/").send().await?;
         for key in claims.contents().iter().filter_map(|object| object.key()) {
-            s3.delete_object().bucket(bucket).key(key).send().await?;
+            let nothing = to_bytes(&ClaimDocument::default());
+            s3.put_object().bucket(bucket).key(key).body(nothing.into()).send().await?;
         }
         self.generation += 1;
         let patch = json!({"spec": {"runGeneration": self.generation}}).to_string();

@@ -92,6 +92,7 @@ async fn sleepers(matrix: &mut Matrix<'_>) -> anyhow::Result<()> {
         sleeper.signal(Signal::CONT)?;
         let woken = sleeper.end().await?;
         ensure!(!is_fenced || codes(&woken).contains(&code(FailureCode::Fenced)), "{point}: {woken}");
+        ensure!(codes(&woken).iter().all(|ended| *ended == code(FailureCode::Fenced)), "{point}: {woken}");
         let outcome = matrix.judge(&job, before.report).await?;
         let ended = if codes(&woken).is_empty() { "nothing to do".to_owned() } else { codes(&woken).into_iter().collect() };
         table.run(&[&format!("{point}:{hit}"), &ended], &outcome)?;

@@ -18,7 +18,6 @@ use crate::{
     config::KafkaConfig,
     delivery::{Delivered, Deliveries, Kind},
     failure::{self, Consequence, Facts, Time},
-    native,
     transaction::{Operation, ProgressRecord, Record, TransactionError},
 };
 
@@ -30,11 +29,8 @@ const ABORT_CALL_TIMEOUT: Duration = Duration::from_millis(200);
 /// Messages that were sent and not acknowledged yet: enough for a few round trips, and what bounds memory.
 const QUEUE_KILOBYTES_MAX: u64 = 32 * 1024;
 const QUEUE_MESSAGES_MAX: u64 = 100_000;
-/// Records wait this long for others to share a request: requests are what publishing costs most. At a transaction's end
-/// nothing waits.
-const LINGER_MS: u64 = 100;
-/// As many as the bytes allow.
-const BATCH_MESSAGES_MAX: u64 = 100_000;
+/// Records wait this long for others to share a request.
+const LINGER_MS: u64 = 5;
 /// Uncompressed bytes of one batch, unless the topic's limit is lower.
 const BATCH_BYTES_MAX: u64 = 1_000_000;
 /// librdkafka's bounds of `message.max.bytes`.
@@ -97,7 +93,6 @@ impl Producer {
             .set("transaction.timeout.ms", TRANSACTION_TIMEOUT.as_millis().to_string())
             .set("compression.type", "lz4")
             .set("linger.ms", LINGER_MS.to_string())
-            .set("batch.num.messages", BATCH_MESSAGES_MAX.to_string())
             .set("queue.buffering.max.kbytes", QUEUE_KILOBYTES_MAX.to_string())
             .set("queue.buffering.max.messages", QUEUE_MESSAGES_MAX.to_string())
             // A batch is limited before compression, so that none is refused for its size.
@@ -194,15 +189,13 @@ impl Producer {
         }
     }
 
-    /// Serves a report, or waits where there is none, with nothing lingering meanwhile. The library counts its own waiting in
-    /// whole milliseconds and spends what is left of one asking again and again: for a millisecond it would do nothing else.
+    /// Serves a report, or waits where there is none. The library counts its own waiting in whole milliseconds and spends what
+    /// is left of one asking again and again: for a millisecond it would do nothing else.
     fn serve(&self) {
         let before = self.client.in_flight_count();
         self.client.poll(Duration::ZERO);
-        match self.client.in_flight_count() {
-            0 => std::thread::sleep(SERVE),
-            left if left < before => {}
-            _ => native::flush::send_now(self.client.client(), SERVE),
+        if self.client.in_flight_count() == before {
+            std::thread::sleep(SERVE);
         }
     }
 

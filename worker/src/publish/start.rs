@@ -53,6 +53,9 @@ pub fn start(identity: &Identity, config: &KafkaConfig, admin: &Admin, holder: &
         max_message_bytes: identity.sink.max_message_bytes,
         progress_topic: &progress_topic,
     };
+    // Looked for before progress is read: a marker that comes later is that of another attempt, which has taken over.
+    let marker = identity.planned.run.keys.publishing(&identity.bucket.id);
+    let has_begun = Handle::current().block_on(identity.planned.manifest::<Begun>(&marker))?.is_some();
     // From here on nothing of an earlier producer can be committed: what it left open has been ended either way.
     let (mut session, found) = Session::open(bucket, holder).map_err(|source| failed(identity, source))?;
     let records = identity.sort_out(&found)?;
@@ -60,6 +63,11 @@ pub fn start(identity: &Identity, config: &KafkaConfig, admin: &Admin, holder: &
     Handle::current().block_on(target::check(admin, &identity.sink))?;
     let own = match &records.own {
         Some(own) => own.clone(),
+        // Without a record, a marker says that there was one.
+        None if has_begun => {
+            let what = format!("there is no progress record {}", identity.key);
+            return Err(PublishError::ProgressLost { bucket: identity.bucket.id.clone(), what });
+        }
         None => begin(identity, &mut session, &progress_topic)?,
     };
     // If an earlier attempt died between its zero record and the marker, there is a record and no marker.
@@ -94,16 +102,8 @@ fn require_topic(identity: &Identity, admin: &Admin, topic: &str) -> Result<(), 
     }
 }
 
-/// Commits a progress of zero. Without a record, a marker says that there was one.
+/// Commits a progress of zero.
 fn begin(identity: &Identity, session: &mut Session, topic: &str) -> Result<BucketProgress, PublishError> {
-    let run = &identity.planned.run;
-    let marker = run.keys.publishing(&identity.bucket.id);
-    if Handle::current().block_on(identity.planned.manifest::<Begun>(&marker))?.is_some() {
-        return Err(PublishError::ProgressLost {
-            bucket: identity.bucket.id.clone(),
-            what: format!("there is no progress record {}", identity.key),
-        });
-    }
     let zero = identity.record(0, None);
     commit_progress(identity, session, topic, &zero)?;
     // If we die here, the next attempt finds the zero record and puts the marker.
