@@ -1,5 +1,5 @@
-//! What the guards are for: with one of them taken out, the matrix finds harm where it finds none otherwise. Fencing first,
-//! an epoch for each transaction and reading back are taken out beside the faults that they are against.
+//! What the guards are for: with one of them taken out, the matrix finds harm where it finds none otherwise. An epoch for
+//! each transaction and reading back are taken out beside the faults that they are against.
 
 use anyhow::ensure;
 use weir_crds::contract::units::Verb;

@@ -34,8 +34,6 @@ use weir_crds::contract::{
     progress::BucketHolder,
 };
 
-use weir_failpoints::Guard;
-
 use crate::{
     config::KafkaConfig,
     producer::{Producer, Settings},
@@ -102,10 +100,7 @@ pub(crate) fn take_over(target: Target<'_>, settings: &Settings, holder: &mut Ho
     let watch = Watch::new(target.config, target.progress_topic, key.clone(), record, log.end()).map_err(TransactionError::Progress)?;
     weir_failpoints::reached("kafka.signed-in");
     let producers = init_all(settings, &ids, &own)?;
-    // A test takes the guard out to show that what was read before fencing may be out of date.
-    if weir_failpoints::stands(Guard::FenceBeforeReading) {
-        log.catch_up(wanted).map_err(TransactionError::Progress)?;
-    }
+    log.catch_up(wanted).map_err(TransactionError::Progress)?;
     weir_failpoints::reached("kafka.progress-read");
     let records = log.found().iter().filter(|(found, _)| **found != key).map(|(key, value)| (key.clone(), value.clone())).collect();
     Ok(TakenOver { producers, records, watch })

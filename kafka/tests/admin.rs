@@ -221,9 +221,19 @@ async fn a_thousand_topics_are_asked_at_once() {
     let altered = admin.alter_topic_configs(changes.collect(), WITHIN).await.unwrap();
     assert!(altered.keys().eq(&names) && altered.values().all(Result::is_ok));
 
-    let configs = admin.topic_configs(names.clone(), &["retention.ms"], WITHIN).await.unwrap();
-    for (number, topic) in topics.iter().enumerate() {
-        assert_eq!(configs[topic].as_ref().unwrap().get("retention.ms"), Some(&*format!("{}", 3_600_000 + number)));
+    // The controller has them; the brokers hear of it a moment later.
+    let deadline = Instant::now() + WITHIN;
+    loop {
+        let configs = admin.topic_configs(names.clone(), &["retention.ms"], WITHIN).await.unwrap();
+        let is_as_set = |(number, topic): (usize, &String)| {
+            configs[topic].as_ref().unwrap().get("retention.ms") == Some(&*format!("{}", 3_600_000 + number))
+        };
+        let right = topics.iter().enumerate().filter(|found| is_as_set(*found)).count();
+        if right == topics.len() {
+            break;
+        }
+        assert!(Instant::now() < deadline, "only {right} topics have what they were given");
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let partitions = topics.iter().flat_map(|topic| [at(topic, 0), at(topic, 1)]);
     let offsets = admin.offsets(partitions.map(|partition| (partition, OffsetSpec::Latest)).collect(), WITHIN).await.unwrap();
