@@ -23,6 +23,8 @@ pub mod policy;
 pub mod record;
 pub mod retention;
 pub mod series;
+pub mod spec;
+pub mod status;
 pub mod text;
 pub mod wanted;
 

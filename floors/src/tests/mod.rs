@@ -8,4 +8,5 @@ mod edits;
 mod explain;
 mod properties;
 mod situations;
+mod spec;
 mod world;
