@@ -29,7 +29,11 @@ pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     }
 }
 
-/// Global errors (a broker that went away) are not failures by themselves: the call that suffers from one reports it.
+/// Global errors (a broker that went away) are not failures by themselves: the call that suffers from one reports it. That a
+/// partition has been read to its end is none at all.
 pub(crate) fn log_error(error: &KafkaError, reason: &str) {
+    if matches!(error, KafkaError::PartitionEOF(_)) {
+        return;
+    }
     tracing::warn!(target: "librdkafka", %error, "{reason}");
 }

@@ -9,6 +9,10 @@ mod context;
 mod delivery;
 mod diagnosis;
 pub mod failure;
+#[cfg(test)]
+mod failure_tests;
+#[cfg(test)]
+mod mock;
 pub mod murmur2;
 mod native;
 mod pool;
@@ -20,8 +24,8 @@ pub mod transaction;
 #[cfg(test)]
 mod transaction_tests;
 
-pub use admin::{Admin, AdminError, BrokerConfig, TopicConfig, TopicDescription};
+pub use admin::{Admin, AdminError, BrokerConfig, BrokerNode, ClusterDescription, PartitionDescription, TopicConfig, TopicDescription};
 pub use config::{ConfigError, KafkaConfig};
 pub use failure::Consequence;
-pub use native::{BrokerNode, ClusterDescription, PartitionDescription};
+pub use native::RequestError;
 pub use takeover::Holder;

@@ -50,10 +50,8 @@ impl Pool {
             let mut watch = watch;
             for used in to_renew {
                 // A test takes the guard out to show that a late end of one transaction then ends another.
-                let renewed = match weir_failpoints::stands(Guard::EpochPerTransaction) {
-                    true => renew(used, &settings, &mut watch, &stop),
-                    false => Ok(used),
-                };
+                let renewed =
+                    if weir_failpoints::stands(Guard::EpochPerTransaction) { renew(used, &settings, &mut watch, &stop) } else { Ok(used) };
                 let failed = renewed.is_err();
                 if made.send(renewed).is_err() || failed {
                     return;

@@ -17,26 +17,24 @@ use rdkafka::{
 use crate::{
     config::KafkaConfig,
     delivery::{Delivered, Deliveries, Kind},
-    failure::{Consequence, Facts, consequence},
+    failure::{self, Consequence, Facts, Time},
+    native,
     transaction::{Operation, ProgressRecord, Record, TransactionError},
 };
 
 /// A transaction that its producer leaves open is aborted by the coordinator after this long; until then it holds back
 /// every `read_committed` reader of its partitions.
 pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
-/// The coordinator may first have to end what an earlier producer left, and to load its log after a restart.
-const INIT_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longer than a transaction lives: whatever has not ended by then is found out by starting over.
-const END_TIMEOUT: Duration = Duration::from_secs(15);
-/// One call; between two the deliveries are served.
-const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// An abort waits for the reports on purged messages to be served, which only happens between two calls.
 const ABORT_CALL_TIMEOUT: Duration = Duration::from_millis(200);
 /// Messages that were sent and not acknowledged yet: enough for a few round trips, and what bounds memory.
 const QUEUE_KILOBYTES_MAX: u64 = 32 * 1024;
 const QUEUE_MESSAGES_MAX: u64 = 100_000;
-/// Records wait this long for others to share a request.
-const LINGER_MS: u64 = 5;
+/// Records wait this long for others to share a request: requests are what publishing costs most. At a transaction's end
+/// nothing waits.
+const LINGER_MS: u64 = 100;
+/// As many as the bytes allow.
+const BATCH_MESSAGES_MAX: u64 = 100_000;
 /// Uncompressed bytes of one batch, unless the topic's limit is lower.
 const BATCH_BYTES_MAX: u64 = 1_000_000;
 /// librdkafka's bounds of `message.max.bytes`.
@@ -54,6 +52,30 @@ pub(crate) struct Settings {
     pub topic: String,
     /// The topic's `max.message.bytes`.
     pub max_message_bytes: u64,
+    pub bounds: Bounds,
+}
+
+/// How long a producer tries.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// To initialise.
+    pub init: Duration,
+    /// To send, to deliver, to commit or to abort.
+    pub end: Duration,
+    /// One call to the library; between two the deliveries are served.
+    pub call: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            // The coordinator may first have to end what an earlier producer left, and to load its log after a restart.
+            init: Duration::from_secs(60),
+            // Longer than a transaction lives: whatever has not ended by then is found out by starting over.
+            end: Duration::from_secs(15),
+            call: Duration::from_secs(5),
+        }
+    }
 }
 
 /// A producer and its one transaction.
@@ -61,6 +83,7 @@ pub(crate) struct Producer {
     client: BaseProducer<Deliveries>,
     transactional_id: String,
     topic: String,
+    bounds: Bounds,
     sent: u64,
 }
 
@@ -74,13 +97,14 @@ impl Producer {
             .set("transaction.timeout.ms", TRANSACTION_TIMEOUT.as_millis().to_string())
             .set("compression.type", "lz4")
             .set("linger.ms", LINGER_MS.to_string())
+            .set("batch.num.messages", BATCH_MESSAGES_MAX.to_string())
             .set("queue.buffering.max.kbytes", QUEUE_KILOBYTES_MAX.to_string())
             .set("queue.buffering.max.messages", QUEUE_MESSAGES_MAX.to_string())
             // A batch is limited before compression, so that none is refused for its size.
             .set("message.max.bytes", message_bytes_max.to_string())
             .set("batch.size", BATCH_BYTES_MAX.min(message_bytes_max).to_string());
         let client = BaseProducer::from_config_and_context(&config, Deliveries::default()).map_err(TransactionError::Client)?;
-        Ok(Self { client, transactional_id: transactional_id.to_owned(), topic: settings.topic.clone(), sent: 0 })
+        Ok(Self { client, transactional_id: transactional_id.to_owned(), topic: settings.topic.clone(), bounds: settings.bounds, sent: 0 })
     }
 
     pub fn transactional_id(&self) -> &str {
@@ -92,16 +116,16 @@ impl Producer {
     pub fn init(&self, given_up: &AtomicBool) -> Result<(), TransactionError> {
         // So that the first record does not wait for them; and a library that has no connection yet when it is asked to
         // initialise looks again after half a second. What is wrong with the topic is told by sending to it.
-        if let Err(error) = self.client.client().fetch_metadata(Some(&self.topic), CALL_TIMEOUT) {
+        if let Err(error) = self.client.client().fetch_metadata(Some(&self.topic), self.bounds.call) {
             tracing::debug!(%error, topic = self.topic, "metadata were not fetched ahead");
         }
-        self.call(Operation::Init, INIT_TIMEOUT, |client| {
-            if given_up.load(Ordering::Relaxed) { Err(KafkaError::Canceled) } else { client.init_transactions(CALL_TIMEOUT) }
+        self.call(Operation::Init, self.bounds.init, |client| {
+            if given_up.load(Ordering::Relaxed) { Err(KafkaError::Canceled) } else { client.init_transactions(self.bounds.call) }
         })
     }
 
     pub fn begin(&self) -> Result<(), TransactionError> {
-        self.call(Operation::Begin, CALL_TIMEOUT, |client| client.begin_transaction())
+        self.call(Operation::Begin, self.bounds.call, |client| client.begin_transaction())
     }
 
     /// Hands a record to the library; waits while its queue is full.
@@ -143,61 +167,42 @@ impl Producer {
     }
 
     fn enqueue(&self, mut message: BaseRecord<'_, [u8], [u8], usize>) -> Result<(), TransactionError> {
-        let deadline = Instant::now() + END_TIMEOUT;
-        loop {
-            let Err((source, refused)) = self.client.send(message) else { return Ok(()) };
-            let facts = self.facts(&source);
-            let full = facts.code == Some(RDKafkaErrorCode::QueueFull);
-            if full && Instant::now() < deadline {
-                self.serve();
-                message = refused;
-                continue;
-            }
-            // A queue that does not drain: what is in it will not be delivered within the transaction's time.
-            let consequence = if full { Consequence::AbortAndRewind } else { consequence(facts) };
-            return Err(TransactionError::Call { operation: Operation::Send, consequence, source });
+        let deadline = Instant::now() + self.bounds.end;
+        while let Err((source, refused)) = self.client.send(message) {
+            self.go_on_after(Operation::Send, Facts::of(&source), source, deadline)?;
+            message = refused;
         }
+        Ok(())
     }
 
     /// Waits for the reports on everything that was sent. The library's own flush serves reports in turns of a tenth of a
     /// second, however early they come.
     pub fn flush(&self) -> Result<(), TransactionError> {
         weir_failpoints::reached(Operation::Deliver.points().0);
-        let deadline = Instant::now() + END_TIMEOUT;
+        let deadline = Instant::now() + self.bounds.end;
         while self.client.in_flight_count() > 0 {
-            if Instant::now() >= deadline {
-                let source = KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut);
-                return Err(TransactionError::Call { operation: Operation::Deliver, consequence: Consequence::StartOver, source });
-            }
-            self.serve();
+            let waiting = KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut);
+            self.go_on_after(Operation::Deliver, Facts::of(&waiting), waiting, deadline)?;
         }
-        if weir_failpoints::hit(Operation::Deliver.points().1).is_some() {
-            return Err(self.undelivered(RDKafkaErrorCode::MessageTimedOut));
-        }
-        match self.client.context().failure() {
+        let kept_back = weir_failpoints::hit(Operation::Deliver.points().1).map(|_| RDKafkaErrorCode::MessageTimedOut);
+        match kept_back.or_else(|| self.client.context().failure()) {
             None => Ok(()),
-            Some(code) => Err(self.undelivered(code)),
+            Some(code) => {
+                let source = KafkaError::MessageProduction(code);
+                self.go_on_after(Operation::Deliver, Facts::of_undelivered(code), source, deadline)
+            }
         }
     }
 
-    /// Serves a report, or waits where there is none. The library counts its own waiting in whole milliseconds and spends what
-    /// is left of one asking again and again: for a millisecond it would do nothing else.
+    /// Serves a report, or waits where there is none, with nothing lingering meanwhile. The library counts its own waiting in
+    /// whole milliseconds and spends what is left of one asking again and again: for a millisecond it would do nothing else.
     fn serve(&self) {
         let before = self.client.in_flight_count();
         self.client.poll(Duration::ZERO);
-        if self.client.in_flight_count() == before {
-            std::thread::sleep(SERVE);
-        }
-    }
-
-    /// A record that was not delivered: its transaction cannot be committed, whatever else the code means.
-    fn undelivered(&self, code: RDKafkaErrorCode) -> TransactionError {
-        let (code, fatal) = self.client.client().fatal_error().map_or((code, false), |(code, _)| (code, true));
-        let facts = Facts { code: Some(code), fatal, abortable: true, retriable: false };
-        TransactionError::Call {
-            operation: Operation::Deliver,
-            consequence: consequence(facts),
-            source: KafkaError::MessageProduction(code),
+        match self.client.in_flight_count() {
+            0 => std::thread::sleep(SERVE),
+            left if left < before => {}
+            _ => native::flush::send_now(self.client.client(), SERVE),
         }
     }
 
@@ -209,14 +214,14 @@ impl Producer {
     /// Commits. What became of a transaction whose commit failed is not known, unless it says `Fenced` or `Refused`: never
     /// `AbortAndRewind`.
     pub fn commit(&self) -> Result<(), TransactionError> {
-        self.call(Operation::Commit, END_TIMEOUT, |client| client.commit_transaction(CALL_TIMEOUT)).map_err(TransactionError::in_doubt)
+        self.call(Operation::Commit, self.bounds.end, |client| client.commit_transaction(self.bounds.call))
     }
 
     pub fn abort(&self) -> Result<(), TransactionError> {
-        self.call(Operation::Abort, END_TIMEOUT, |client| client.abort_transaction(ABORT_CALL_TIMEOUT))
+        self.call(Operation::Abort, self.bounds.end, |client| client.abort_transaction(ABORT_CALL_TIMEOUT))
     }
 
-    /// Makes a call again for as long as that is its error's consequence, within `bound`; then the call has failed for good.
+    /// Makes a call, and makes it again for as long as that is its error's consequence, within `bound`.
     fn call(
         &self,
         operation: Operation,
@@ -224,37 +229,34 @@ impl Producer {
         mut attempt: impl FnMut(&BaseProducer<Deliveries>) -> Result<(), KafkaError>,
     ) -> Result<(), TransactionError> {
         let (send, done) = operation.points();
-        if weir_failpoints::hit(send).is_some() {
-            return Err(lost(operation));
-        }
         let deadline = Instant::now() + bound;
-        loop {
-            let Err(source) = attempt(&self.client) else {
-                return if weir_failpoints::hit(done).is_some() { Err(lost(operation)) } else { Ok(()) };
-            };
-            match consequence(self.facts(&source)) {
-                Consequence::Retry if Instant::now() < deadline => self.serve(),
-                Consequence::Retry => return Err(TransactionError::Call { operation, consequence: Consequence::StartOver, source }),
-                consequence @ (Consequence::AbortAndRewind
-                | Consequence::StartOver
-                | Consequence::Fenced
-                | Consequence::Yield
-                | Consequence::Refused) => {
-                    return Err(TransactionError::Call { operation, consequence, source });
-                }
-            }
+        if weir_failpoints::hit(send).is_some() {
+            return self.go_on_after(operation, Facts::of(&LOST), LOST, deadline);
+        }
+        while let Err(source) = attempt(&self.client) {
+            self.go_on_after(operation, Facts::of(&source), source, deadline)?;
+        }
+        if weir_failpoints::hit(done).is_some() {
+            return self.go_on_after(operation, Facts::of(&LOST), LOST, deadline);
+        }
+        Ok(())
+    }
+
+    /// Whether to make a call again, after a moment; if not, it has failed for good. Where the producer has had a fatal
+    /// error, that is the one which is told of.
+    fn go_on_after(&self, operation: Operation, facts: Facts, source: KafkaError, deadline: Instant) -> Result<(), TransactionError> {
+        let fatal = self.client.client().fatal_error().map(|(code, _)| code);
+        let time = if Instant::now() < deadline { Time::Left } else { Time::Up };
+        let consequence = failure::consequence(operation, facts.with_fatal(fatal), time);
+        if consequence == Consequence::Retry {
+            self.serve();
+            Ok(())
+        } else {
+            let source = fatal.map_or(source, KafkaError::Global);
+            Err(TransactionError::Call { operation, consequence, source })
         }
     }
-
-    /// What is known of an error. A fatal one of the producer explains every other.
-    fn facts(&self, error: &KafkaError) -> Facts {
-        let facts = Facts::of(error);
-        self.client.client().fatal_error().map_or(facts, |(code, _)| Facts { code: Some(code), fatal: true, ..facts })
-    }
 }
 
-/// A call whose answer a failpoint kept back: nobody knows what became of it.
-fn lost(operation: Operation) -> TransactionError {
-    let source = KafkaError::Global(RDKafkaErrorCode::OperationTimedOut);
-    TransactionError::Call { operation, consequence: Consequence::StartOver, source }
-}
+/// Of a call whose answer a failpoint kept back: nobody knows what became of it.
+const LOST: KafkaError = KafkaError::Global(RDKafkaErrorCode::OperationTimedOut);

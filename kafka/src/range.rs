@@ -38,7 +38,7 @@ const QUEUED_KILOBYTES_MAX: &str = "16384";
 /// A reader that is at its end is told so after this long.
 const FETCH_WAIT_MS: &str = "20";
 /// librdkafka's consumers want the name of a group to be assigned partitions; it is never joined nor committed to.
-const GROUP: &str = "weir";
+pub(crate) const GROUP: &str = "weir";
 
 #[derive(Debug, thiserror::Error)]
 pub enum RangeError {

@@ -21,7 +21,7 @@ use crate::{
     config::{ConfigError, KafkaConfig},
     failure::{self, Consequence},
     pool::Pool,
-    producer::{Producer, Settings},
+    producer::{Bounds, Producer, Settings},
     range::{Isolation, RangeError, Reader},
     takeover::{self, Holder},
 };
@@ -95,7 +95,7 @@ impl Operation {
 }
 
 impl TransactionError {
-    /// What to do next. What is wrong with the configuration stays wrong.
+    /// What to do next: of a call what [`failure::consequence`] says. What is wrong with the configuration stays wrong.
     pub fn consequence(&self) -> Consequence {
         match self {
             Self::Config(_) | Self::Client(_) | Self::Holder { .. } => Consequence::Refused,
@@ -104,14 +104,6 @@ impl TransactionError {
             Self::Taken { .. } => Consequence::Yield,
             Self::Call { consequence, .. } => *consequence,
         }
-    }
-
-    /// The same error of a call after which a transaction may have ended: then it can be neither made again nor aborted.
-    pub(crate) fn in_doubt(mut self) -> Self {
-        if let Self::Call { consequence: consequence @ (Consequence::AbortAndRewind | Consequence::Retry), .. } = &mut self {
-            *consequence = Consequence::StartOver;
-        }
-        self
     }
 
     /// Whether the cluster said that this identity may not.
@@ -186,8 +178,16 @@ impl Session {
     /// Takes the bucket over, and says what progress records it has: those of the keys that begin with its transactional id
     /// and a slash. Nothing of an earlier session can be committed any more.
     pub fn open(target: Target<'_>, holder: &mut Holder) -> Result<(Self, BTreeMap<String, Vec<u8>>), TransactionError> {
+        Self::open_within(target, holder, Bounds::default())
+    }
+
+    pub(crate) fn open_within(
+        target: Target<'_>,
+        holder: &mut Holder,
+        bounds: Bounds,
+    ) -> Result<(Self, BTreeMap<String, Vec<u8>>), TransactionError> {
         let settings =
-            Settings { config: target.config.clone(), topic: target.topic.to_owned(), max_message_bytes: target.max_message_bytes };
+            Settings { config: target.config.clone(), topic: target.topic.to_owned(), max_message_bytes: target.max_message_bytes, bounds };
         let taken = takeover::take_over(target, &settings, holder)?;
         let ends = Reader::new(target.config, target.topic, Isolation::Uncommitted).map_err(TransactionError::Offsets)?;
         let mut floors = BTreeMap::new();

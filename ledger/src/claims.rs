@@ -53,10 +53,10 @@ impl Claims<'_> {
     /// same ones, the one that gets the first of them gets the others.
     pub async fn take(&self, run: &RunId, slices: &[Slice], types: &EventTypes) -> Result<(), ClaimError> {
         let hours = by_hour(slices);
-        let looks = stream::iter(&hours).map(|(hour_us, wanted)| async move {
-            let key = claims_key(self.prefix, self.target, *hour_us);
+        let looks = stream::iter(hours.clone()).map(|(hour_us, wanted)| async move {
+            let key = claims_key(self.prefix, self.target, hour_us);
             let (_, document) = self.read(&key).await?;
-            document.take(run, wanted, types).map(drop).map_err(conflict)
+            document.take(run, &wanted, types).map(drop).map_err(conflict)
         });
         looks.buffered(READS_MAX).try_collect::<Vec<()>>().await?;
         for (hour_us, wanted) in &hours {

@@ -12,6 +12,7 @@ pub(crate) struct Points {
 }
 
 pub(crate) const ONCE: Points = Points { send: "store.once.send", done: "store.once.done" };
+pub(crate) const SWAP: Points = Points { send: "store.swap.send", done: "store.swap.done" };
 pub(crate) const PART: Points = Points { send: "store.part.send", done: "store.part.done" };
 pub(crate) const PROGRESS: Points = Points { send: "store.progress.send", done: "store.progress.done" };
 pub(crate) const UPLOAD_BEGIN: Points = Points { send: "store.upload-begin.send", done: "store.upload-begin.done" };

@@ -3,7 +3,11 @@
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 
-use crate::{Cause, Ledger, LedgerError, error::status};
+use crate::{
+    Cause, Ledger, LedgerError,
+    error::status,
+    fault::{self, between},
+};
 
 /// A body that breaks off is asked for again so often.
 const BODY_ATTEMPTS_MAX: u32 = 4;
@@ -51,7 +55,7 @@ impl Ledger {
             Some(read) => request.if_match(&read.etag),
             None => request.if_none_match("*"),
         };
-        let Err(error) = request.send().await else { return Ok(Swap::Done) };
+        let Err(error) = between(fault::SWAP, request.send()).await else { return Ok(Swap::Done) };
         match status(&error) {
             // 412 also answers the repetition of a request that has taken effect.
             Some(404 | 409 | 412) => {}

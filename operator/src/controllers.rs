@@ -42,6 +42,10 @@ const CONCURRENCY: u16 = 16;
 /// An answer of the apiserver to anything but a watch.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// The apiserver ends a watch after this, and one that says nothing for a little longer is made anew: a connection that
+/// died in silence hides an edit for no longer.
+const WATCH_SECONDS: u32 = 45;
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("there is no configuration for the Kubernetes API")]
@@ -171,13 +175,18 @@ fn retry<K, E>(_: Arc<K>, _: &E, _: Arc<Context>) -> Action {
     Action::requeue(backfill_job::ERROR_INTERVAL)
 }
 
+/// How everything is watched.
+fn watch() -> watcher::Config {
+    watcher::Config::default().timeout(WATCH_SECONDS)
+}
+
 /// A cache of all objects of a kind, and the changes of their specs: our own writes of status wake nobody.
 fn watched<K>(api: Api<K>) -> (Store<K>, impl Stream<Item = Result<K, watcher::Error>> + Send + 'static)
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
     let (reader, writer) = reflector::store();
-    let changes = watcher(api, watcher::Config::default())
+    let changes = watcher(api, watch())
         .default_backoff()
         .reflect(writer)
         .applied_objects()
@@ -191,7 +200,7 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let api: Api<PartialObjectMeta<K>> = Api::all(client);
-    watcher(api, watcher::Config::default().labels(LABEL_JOB)).default_backoff().touched_objects().filter_map(|changed| async move {
+    watcher(api, watch().labels(LABEL_JOB)).default_backoff().touched_objects().filter_map(|changed| async move {
         let changed = changed.inspect_err(|error| tracing::debug!(%error, "a watch of workers was interrupted")).ok()?;
         let name = changed.annotations().get(ANNOTATION_JOB)?;
         Some(ObjectRef::new(name).within(&changed.namespace()?))
@@ -204,5 +213,5 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let api: Api<PartialObjectMeta<K>> = Api::all(client);
-    watcher(api, watcher::Config::default()).default_backoff().touched_objects().filter_map(|changed| async move { changed.ok().map(drop) })
+    watcher(api, watch()).default_backoff().touched_objects().filter_map(|changed| async move { changed.ok().map(drop) })
 }

@@ -217,7 +217,8 @@ impl PlannedRun {
     }
 }
 
-async fn read<T: DeserializeOwned>(ledger: &Ledger, key: &str) -> Result<(T, Sha256Digest), RunError> {
+/// An object of a run that must be there, and its digest.
+pub async fn read<T: DeserializeOwned>(ledger: &Ledger, key: &str) -> Result<(T, Sha256Digest), RunError> {
     let bytes = ledger.get(key).await?.ok_or_else(|| RunError::Missing { key: key.to_owned() })?;
     parse(key, &bytes)
 }

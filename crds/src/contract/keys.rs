@@ -90,6 +90,11 @@ impl RunKeys {
         format!("{}plan/objects-{digest12}.parquet", self.root)
     }
 
+    /// The ids of what earlier generations published to a sink's target.
+    pub fn present(&self, sink: &str, digest12: &str) -> String {
+        format!("{}plan/present-{sink}-{digest12}.ids", self.root)
+    }
+
     pub fn extracted(&self, chunk: &str) -> String {
         format!("{}{chunk}.json", self.folder(Folder::Extracted))
     }

@@ -1,5 +1,7 @@
 //! `plan.json`: everything that a run will do, pinned. Its SHA-256 is the plan hash that is approved.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::{digest::Sha256Digest, manifest::PartRef, names::RunId};
@@ -31,6 +33,9 @@ pub struct Plan {
     pub sinks: Vec<PlannedSink>,
     /// What every select gives: names, and types as Arrow writes them.
     pub result_columns: Vec<ResultColumn>,
+    /// The event types that the selects can give, where they tell; absent: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_types: Option<BTreeSet<String>>,
     pub sizing: Sizing,
     pub estimates: Estimates,
     /// Bytes that planning read of the sources to estimate; not part of what `extract` reads.
@@ -74,6 +79,10 @@ pub struct PlannedSink {
     pub topic_id: String,
     pub partitions: u32,
     pub max_message_bytes: u64,
+    /// The ids of all events that earlier generations published, where some of them had other places for events. Sixteen
+    /// bytes each, sorted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub present: Option<PartRef>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

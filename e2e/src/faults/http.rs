@@ -9,7 +9,7 @@ use http::header::RETRY_AFTER;
 use http::uri::{Authority, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -61,6 +61,8 @@ pub struct Weather {
     pub most: Option<u64>,
     /// Nobody is there: connections are closed at once.
     pub is_away: bool,
+    /// Watches bring nothing any more, and stay open.
+    pub watches_are_mute: bool,
 }
 
 /// The proxy, until it is dropped.
@@ -161,7 +163,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-async fn serve(shared: &Shared, request: Request<Incoming>) -> Result<Response<Body>, BoxError> {
+async fn serve(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, BoxError> {
     match shared.trouble(request.method()) {
         Err(away) => Err(away),
         Ok(None) => shared.forward(request).await,
@@ -203,7 +205,7 @@ impl Shared {
         *self.state().troubled.entry(what.to_owned()).or_default() += 1;
     }
 
-    async fn forward(&self, request: Request<Incoming>) -> Result<Response<Body>, BoxError> {
+    async fn forward(self: &Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, BoxError> {
         let (mut head, body) = request.into_parts();
         match &self.upstream {
             Upstream::Plain { client, authority } => {
@@ -219,10 +221,28 @@ impl Shared {
                 head.headers.remove(http::header::HOST);
                 // What is sent to the apiserver is small; what it answers may be a watch, and is passed on as it comes.
                 let body = kube::client::Body::from(body.collect().await?.to_bytes());
+                let is_watch = head.uri.query().is_some_and(|query| query.split('&').any(|part| part == "watch=true"));
                 let response = client.send(Request::from_parts(head, body)).await?;
-                Ok(response.map(|body| body.map_err(BoxError::from).boxed_unsync()))
+                let shared = Arc::clone(self);
+                Ok(response.map(|body| if is_watch { shared.until_mute(body) } else { body.map_err(BoxError::from).boxed_unsync() }))
             }
         }
+    }
+
+    /// A body that ends in silence when watches become mute.
+    fn until_mute(self: Arc<Self>, body: kube::client::Body) -> Body {
+        let frames = futures::stream::try_unfold(body, move |mut body| {
+            let shared = Arc::clone(&self);
+            async move {
+                let frame = body.frame().await.transpose().map_err(BoxError::from)?;
+                if shared.state().weather.watches_are_mute {
+                    shared.note("watch mute");
+                    std::future::pending::<()>().await;
+                }
+                Ok(frame.map(|frame| (frame, body)))
+            }
+        });
+        StreamBody::new(frames).boxed_unsync()
     }
 
     /// The state is whole whenever the lock is free.

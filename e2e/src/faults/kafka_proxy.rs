@@ -3,7 +3,7 @@
 //! way in the network does.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -17,6 +17,9 @@ use crate::cluster::network::MAIN_ADDRESS;
 const FRAME_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// The broker answers a request within milliseconds, or does not answer it at all.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// Between two tries to listen, and all of them together.
+const BIND_PAUSE: Duration = Duration::from_millis(50);
+const BIND_LIMIT: Duration = Duration::from_secs(10);
 /// Transactional ids stand at the head of a request.
 const HEAD_BYTES: usize = 1024;
 
@@ -95,7 +98,7 @@ enum Verdict {
 impl KafkaProxy {
     /// Starts to listen where the broker says that it can be reached.
     pub async fn start(hold: Hold) -> std::io::Result<Self> {
-        let listener = TcpListener::bind((PROXY_ADDRESS, PROXY_PORT)).await?;
+        let listener = bind().await?;
         let shared = Arc::new(Shared { hold, state: Mutex::new(State { seen: 0, held: Held::NotYet, frame: None }) });
         let task = tokio::spawn(accept(listener, Arc::clone(&shared)));
         Ok(Self { shared, task })
@@ -115,6 +118,19 @@ impl KafkaProxy {
 impl Drop for KafkaProxy {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// The port of a proxy that was dropped is free in a moment.
+async fn bind() -> std::io::Result<TcpListener> {
+    let deadline = Instant::now() + BIND_LIMIT;
+    loop {
+        match TcpListener::bind((PROXY_ADDRESS, PROXY_PORT)).await {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                tokio::time::sleep(BIND_PAUSE).await;
+            }
+            bound => return bound,
+        }
     }
 }
 

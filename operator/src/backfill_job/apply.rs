@@ -11,12 +11,14 @@ use kube::{
 use weir_crds::{
     KafkaCluster,
     contract::{manifest::to_bytes, result::error_chain, run::KafkaConnection},
+    window::Interval,
 };
 use weir_kafka::{Admin, AdminError, KafkaConfig};
-use weir_ledger::LedgerError;
+use weir_ledger::{LedgerError, claims::ClaimError};
 
 use super::{
     authority,
+    claims::{self, Scope},
     decision::Action,
     job_template::{LABEL_ATTEMPT, LABEL_GENERATION, LABEL_UNIT},
     observed::Observed,
@@ -52,6 +54,8 @@ pub enum ApplyError {
         #[source]
         source: kube::Error,
     },
+    #[error("what the target's hours are claimed for cannot be changed")]
+    Claims(#[from] ClaimError),
     #[error("the class that the decision was made with is not there")]
     NoClass,
 }
@@ -66,6 +70,8 @@ pub async fn apply(ctx: &Context, seen: &Observed, actions: &[Action]) -> Result
             Action::RecordFailure { key, record } => put(ctx, seen, key, to_bytes(record).into()).await?,
             Action::PutOutcome { key, record } => put(ctx, seen, key, to_bytes(record).into()).await?,
             Action::EnsureProgressTopic { cluster, topic } => waits.extend(ensure_progress_topic(ctx, seen, cluster, topic).await),
+            Action::TakeClaims { scope } => waits.extend(take_claims(ctx, seen, scope).await?),
+            Action::ReleaseClaims { scope, kept } => release_claims(ctx, seen, scope, kept).await?,
             Action::CreateJob(job) => waits.extend(create(&jobs, job).await?),
             Action::DeleteJob { name, uid, resource_version } => delete(&jobs, name, uid, resource_version).await?,
         }
@@ -78,6 +84,18 @@ async fn put(ctx: &Context, seen: &Observed, key: &str, bytes: bytes::Bytes) -> 
     let class = authority::class(seen).map_err(|_| ApplyError::NoClass)?;
     let store = ctx.stores.of(class.class).await?;
     store.put_once(key, bytes).await.map(drop).map_err(|source| ApplyError::Put { key: key.into(), source })
+}
+
+async fn take_claims(ctx: &Context, seen: &Observed, scope: &Scope) -> Result<Option<Waiting>, ApplyError> {
+    let class = authority::class(seen).map_err(|_| ApplyError::NoClass)?.class;
+    let (store, view) = (ctx.stores.of(class).await?, seen.ledger().ok_or(ApplyError::NoClass)?);
+    Ok(claims::take(&store, &class.spec.artifact_store.prefix, view, scope).await?)
+}
+
+async fn release_claims(ctx: &Context, seen: &Observed, scope: &Scope, kept: &[Interval]) -> Result<(), ApplyError> {
+    let class = authority::class(seen).map_err(|_| ApplyError::NoClass)?.class;
+    let (store, view) = (ctx.stores.of(class).await?, seen.ledger().ok_or(ApplyError::NoClass)?);
+    Ok(claims::release(&store, &class.spec.artifact_store.prefix, view, scope, kept).await?)
 }
 
 async fn create(jobs: &Api<Job>, job: &Job) -> Result<Option<Waiting>, ApplyError> {

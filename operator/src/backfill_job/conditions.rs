@@ -80,9 +80,12 @@ enum Side {
 fn side(wait: Wait) -> Side {
     match wait {
         Wait::SourceIncomplete => Side::Source,
-        Wait::ClusterMissing | Wait::ClusterNotReady | Wait::GrantMissing | Wait::ProgressTopicUnavailable | Wait::ProgressTopicRefused => {
-            Side::Target
-        }
+        Wait::ClusterMissing
+        | Wait::ClusterNotReady
+        | Wait::GrantMissing
+        | Wait::ProgressTopicUnavailable
+        | Wait::ProgressTopicRefused
+        | Wait::ClaimedByOther => Side::Target,
         Wait::Worker(code) => match code {
             FailureCode::SourceMissing | FailureCode::SourceDenied | FailureCode::SourceUnavailable => Side::Source,
             FailureCode::KafkaUnavailable | FailureCode::KafkaDenied | FailureCode::TopicMissing => Side::Target,

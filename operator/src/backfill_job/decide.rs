@@ -24,6 +24,7 @@ use weir_crds::{
 use super::{
     accounting,
     authority::{self, Authority, Class},
+    claims,
     decision::{AT_ONCE, Action, BUSY_INTERVAL, Decision, IDLE_INTERVAL, WAITING_INTERVAL},
     job_template::{self, ANNOTATION_TEMPLATE},
     observed::{Ledger, LedgerView, Observed, PlanFile, RunFile, Worker, WorkerState},
@@ -60,6 +61,7 @@ fn steps(seen: &Observed, now: Timestamp) -> Step<Infallible> {
     let file = planned(seen, view, &authority, now)?;
     approved(seen, view, file)?;
     progress_topics(seen, view, run)?;
+    claimed(seen, view, file)?;
     Break(go_on(seen, view, &authority, file, now))
 }
 
@@ -171,8 +173,13 @@ fn over(seen: &Observed, view: &LedgerView) -> Step<()> {
     // Jobs that have ended without success are left to their TTL: their logs may be wanted.
     let done = record.outcome == Outcome::Completed;
     let left: Vec<Action> = seen.workers.iter().filter(|w| done || w.is_open()).filter_map(schedule::delete).collect();
-    let again = if left.is_empty() && seen.pods_left == 0 { IDLE_INTERVAL } else { WAITING_INTERVAL };
-    let mut decision = Decision::new(Stage::Over(record.outcome), Hold::Nothing).act(left).again(again);
+    let release = claims::to_release(seen, view, record.outcome);
+    let again = match (&release, left.is_empty() && seen.pods_left == 0) {
+        (Some(_), _) => AT_ONCE,
+        (None, true) => IDLE_INTERVAL,
+        (None, false) => WAITING_INTERVAL,
+    };
+    let mut decision = Decision::new(Stage::Over(record.outcome), Hold::Nothing).act(left).act(release.into_iter().collect()).again(again);
     match record.outcome {
         Outcome::Completed => {}
         Outcome::Failed | Outcome::Canceled => decision = decision.fail(record.reason.clone(), record.message.clone()),
@@ -330,6 +337,14 @@ fn progress_topics(seen: &Observed, view: &LedgerView, run: &RunFile) -> Step<()
         return Continue(());
     }
     Break(Decision::new(stage(seen, view), Hold::Nothing).act(missing).again(AT_ONCE))
+}
+
+/// What is published over is claimed before the first publisher runs.
+fn claimed(seen: &Observed, view: &LedgerView, file: &PlanFile) -> Step<()> {
+    match claims::to_take(view, file) {
+        None => Continue(()),
+        Some(take) => Break(Decision::new(stage(seen, view), Hold::Nothing).act(vec![take]).again(AT_ONCE)),
+    }
 }
 
 /// Runs what can run, until all is verified or nothing more can be done.

@@ -7,9 +7,11 @@ use k8s_openapi::api::batch::v1::Job;
 use weir_crds::{
     backfill_job::Phase,
     contract::result::{FailureRecord, OutcomeRecord},
+    window::Interval,
 };
 
 use super::{
+    claims::Scope,
     phase::{Hold, Stage, phase},
     wait::{Wait, Waiting},
 };
@@ -26,6 +28,15 @@ pub enum Action {
     EnsureProgressTopic {
         cluster: String,
         topic: String,
+    },
+    /// Claims what the run publishes over, and puts `claims.json`.
+    TakeClaims {
+        scope: Box<Scope>,
+    },
+    /// Gives back what the run claimed and did not publish over, and puts `claims-released.json`.
+    ReleaseClaims {
+        scope: Box<Scope>,
+        kept: Vec<Interval>,
     },
     CreateJob(Box<Job>),
     /// Puts `failed/<unit>/<attempt>.json`.

@@ -18,13 +18,13 @@ use weir_crds::contract::{
     names::RunId,
     plan::Plan,
     progress::UnitProgress,
-    result::{FailureRecord, OutcomeRecord},
+    result::{FailureRecord, Outcome, OutcomeRecord},
     run::RunSpec,
     units::units,
 };
 use weir_ledger::{Cause, Ledger, LedgerError};
 
-use super::observed::{LedgerView, Manifests, PlanFile, RunFile, Timed};
+use super::observed::{Claimed, LedgerView, Manifests, PlanFile, RunFile, Timed};
 
 /// Requests at a time for one run: many times what a store answers within a poll, few enough for it not to mind.
 const READS_MAX: usize = 16;
@@ -68,6 +68,7 @@ pub struct RunCache {
     plan: Option<Arc<PlanFile>>,
     manifests: Manifests,
     failures: BTreeMap<(String, u32), Arc<FailureRecord>>,
+    claims: Claimed,
 }
 
 /// Which run is meant, and what of it is of interest.
@@ -96,7 +97,10 @@ pub async fn read(ledger: &Ledger, wanted: &Wanted<'_>, cache: &mut RunCache) ->
     if cache.run.as_ref().map(|r| r.digest) != run.as_ref().map(|r| r.digest) {
         *cache = RunCache { run: run.map(Arc::new), ..RunCache::default() };
     }
-    let settled = outcome.is_some() && wanted.settled == Some(run_id.generation);
+    claims(ledger, &keys, outcome.as_ref(), cache).await?;
+    // A run that is over and still has something to give back is looked at as a whole: what it published it keeps.
+    let gives_back = cache.claims == Claimed::Taken && outcome.as_ref().is_some_and(|o| o.outcome != Outcome::Completed);
+    let settled = outcome.is_some() && wanted.settled == Some(run_id.generation) && !gives_back;
     if let Some(run) = cache.run.clone().filter(|_| !settled) {
         refresh(ledger, &keys, &run, cache).await?;
     }
@@ -108,11 +112,23 @@ pub async fn read(ledger: &Ledger, wanted: &Wanted<'_>, cache: &mut RunCache) ->
         highest,
         run: cache.run.clone(),
         outcome,
+        claims: cache.claims,
         plan: cache.plan.clone(),
         manifests: cache.manifests.clone(),
         failures: cache.failures.clone(),
         progress,
     })
+}
+
+/// Neither object changes or goes once it is there.
+async fn claims(ledger: &Ledger, keys: &RunKeys, outcome: Option<&OutcomeRecord>, cache: &mut RunCache) -> Result<(), ViewError> {
+    if cache.claims == Claimed::Nothing && cache.run.is_some() && ledger.head(&keys.claims()).await?.is_some() {
+        cache.claims = Claimed::Taken;
+    }
+    if cache.claims == Claimed::Taken && outcome.is_some() && ledger.head(&keys.claims_released()).await?.is_some() {
+        cache.claims = Claimed::Released;
+    }
+    Ok(())
 }
 
 async fn highest_generation(ledger: &Ledger, job: &str) -> Result<Option<u32>, ViewError> {

@@ -78,10 +78,22 @@ pub struct LedgerView {
     pub highest: Option<u32>,
     pub run: Option<Arc<RunFile>>,
     pub outcome: Option<OutcomeRecord>,
+    pub claims: Claimed,
     pub plan: Option<Arc<PlanFile>>,
     pub manifests: Manifests,
     pub failures: BTreeMap<(String, u32), Arc<FailureRecord>>,
     pub progress: BTreeMap<String, UnitProgress>,
+}
+
+/// What a run has claimed of its targets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Claimed {
+    /// Nothing, or not everything.
+    #[default]
+    Nothing,
+    Taken,
+    /// The run is over, and what it did not publish was given back.
+    Released,
 }
 
 #[derive(Clone, Debug)]

@@ -28,6 +28,8 @@ pub enum Wait {
     ProgressTopicUnavailable,
     /// The progress topic may not be made, or is not fit for it.
     ProgressTopicRefused,
+    /// Another job has claimed some of the time and event types.
+    ClaimedByOther,
     /// A worker's pod cannot start.
     WorkerCannotStart,
     /// The last worker said so.
@@ -66,6 +68,7 @@ impl Wait {
             Self::PlanHashMismatch => "PlanHashMismatch",
             Self::ProgressTopicUnavailable => "ProgressTopicUnavailable",
             Self::ProgressTopicRefused => "ProgressTopicRefused",
+            Self::ClaimedByOther => "ClaimedByOther",
             Self::WorkerCannotStart => "WorkerCannotStart",
             Self::Worker(code) => return format!("{code:?}"),
             Self::NothingCanGoOn => "NothingCanGoOn",
@@ -96,6 +99,7 @@ impl Wait {
             | Self::SpecDiffersFromRun
             | Self::PlanHashMismatch
             | Self::ProgressTopicRefused
+            | Self::ClaimedByOther
             | Self::WorkerCannotStart
             | Self::NothingCanGoOn => true,
             // What is away comes back by itself; what was refused needs somebody.

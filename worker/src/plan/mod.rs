@@ -5,10 +5,12 @@
 
 pub mod chunks;
 pub mod error;
+pub mod event_types;
 pub mod forecast;
 pub mod live;
 pub mod objects;
 pub mod preflight;
+pub mod present;
 pub mod preview;
 pub mod rates;
 pub mod sample;
@@ -43,6 +45,10 @@ pub struct Draft {
     pub plan: Plan,
     /// The object that [`Plan::objects`] names.
     pub object_list: Bytes,
+    /// Those that [`PlannedSink::present`] names, sink by sink.
+    ///
+    /// [`PlannedSink::present`]: weir_crds::contract::plan::PlannedSink::present
+    pub present: Vec<Bytes>,
 }
 
 /// Makes the plan of a run. Nothing is written.
@@ -98,6 +104,7 @@ pub async fn draft(run: &Run) -> Result<Draft, PlanError> {
         chunks: layout.chunks,
         sinks,
         result_columns: result_columns(&shape),
+        event_types: event_types::of(&selects, shape.schema.field(shape.event_type).name()),
         sizing: layout.sizing,
         estimates,
         sampled_bytes: samples.bytes_read,
@@ -110,7 +117,7 @@ pub async fn draft(run: &Run) -> Result<Draft, PlanError> {
     plan.estimates.duration = Some(KubeDuration::from_secs(seconds.ceil() as u64));
     plan.estimates.duration_error_percent = known.error_percent;
     plan.estimates.basis = known.basis;
-    Ok(Draft { plan, object_list })
+    Ok(Draft { plan, object_list, present: Vec::new() })
 }
 
 /// Whether an earlier attempt has made the plan; one that cannot be used is an error.
@@ -122,11 +129,16 @@ pub async fn exists(run: &Run) -> Result<bool, PlanError> {
     Ok(true)
 }
 
-/// Writes a plan: the list of objects first, since a plan that names a missing list would be no plan. If there is a plan
-/// already it stands, as an earlier attempt left it; that one is returned.
-pub async fn put(run: &Run, draft: Draft) -> Result<Arc<Plan>, PlanError> {
+/// Settles what earlier generations have published, and writes the plan: what it names first, since a plan that names
+/// missing objects would be no plan. If there is a plan already it stands, as an earlier attempt left it; that one is
+/// returned.
+pub async fn put(run: &Run, mut draft: Draft) -> Result<Arc<Plan>, PlanError> {
+    present::settle(run, &mut draft).await?;
     run.ledger.put_part(&draft.plan.objects.key, draft.object_list).await?;
-    // If the process dies here, the list is a part that no plan names.
+    for (part, ids) in draft.plan.sinks.iter().filter_map(|sink| sink.present.as_ref()).zip(draft.present) {
+        run.ledger.put_part(&part.key, ids).await?;
+    }
+    // If the process dies here, these are parts that no plan names.
     match run.ledger.put_once(&run.keys.plan(), Bytes::from(draft.plan.to_bytes())).await? {
         PutOnce::Written | PutOnce::Same => Ok(Arc::new(draft.plan)),
         PutOnce::Different { .. } => Ok(run.clone().planned().await?.plan),

@@ -4,9 +4,8 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use weir_crds::backfill_job::{KafkaMode, KafkaSink};
-use weir_crds::contract::keys::RunKeys;
 use weir_crds::contract::names::RunId;
-use weir_crds::contract::plan::{Plan, PlannedSink};
+use weir_crds::contract::plan::PlannedSink;
 use weir_crds::window::Slicing;
 use weir_kafka::range::{Isolation, Range, RangeError, Reader};
 use weir_kafka::{Admin, BrokerConfig, KafkaConfig, TopicConfig, TopicDescription};
@@ -14,6 +13,7 @@ use weir_kafka::{Admin, BrokerConfig, KafkaConfig, TopicConfig, TopicDescription
 use super::error::PlanError;
 use super::{live, preflight};
 use crate::headers;
+use crate::publish::generations;
 use crate::run::Run;
 use crate::select::ResultShape;
 use crate::target::TargetError;
@@ -57,6 +57,7 @@ pub async fn describe(run: &Run, slicing: &Slicing, shape: &ResultShape) -> Resu
             partitions: partitions(&described.topic),
             topic_id: described.topic.id,
             max_message_bytes: described.config.max_message_bytes().unwrap_or(MAX_MESSAGE_BYTES_DEFAULT),
+            present: None,
         });
     }
     compare_with_earlier(run, &sinks).await?;
@@ -146,19 +147,15 @@ fn first_alien(config: &KafkaConfig, topic: &str, partitions: &[i32], own: &[u8]
 
 /// An earlier generation's buckets are groups of the partitions that there were then.
 async fn compare_with_earlier(run: &Run, sinks: &[PlannedSink]) -> Result<(), PlanError> {
-    let RunId { namespace, name, generation } = &run.context.run;
-    for earlier in 1..*generation {
-        let id = RunId { namespace: namespace.clone(), name: name.clone(), generation: earlier };
-        let keys = RunKeys::new(&run.spec.store.prefix, &id);
-        let Some(plan) = run.ledger.get_json::<Plan>(&keys.plan()).await? else { continue };
+    for earlier in generations::earlier(run).await? {
         for now in sinks {
-            let then = plan.sinks.iter().find(|then| then.topic_id == now.topic_id && then.cluster_id == now.cluster_id);
+            let then = earlier.plan.sinks.iter().find(|then| then.topic_id == now.topic_id && then.cluster_id == now.cluster_id);
             if let Some(then) = then.filter(|then| then.partitions != now.partitions) {
                 return Err(PlanError::PartitionCountChanged {
                     topic: now.topic.clone(),
                     found: now.partitions,
                     planned: then.partitions,
-                    generation: earlier,
+                    generation: earlier.run.generation,
                 });
             }
         }

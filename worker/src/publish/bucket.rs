@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::OnceCell};
 use tokio_util::sync::CancellationToken;
 use weir_crds::{
     backfill_job::{KafkaSink, Ordering},
@@ -19,7 +19,7 @@ use weir_kafka::{Admin, Consequence, Holder, KafkaConfig};
 
 use super::{
     error::PublishError,
-    present::{Generations, Present},
+    present::{Generations, PlannedIds, Present},
     progress::Identity,
     slice::SliceJob,
     start::{self, Started},
@@ -38,6 +38,7 @@ pub struct BucketPublisher {
     config: KafkaConfig,
     admin: Admin,
     spec: Arc<KafkaSink>,
+    planned_ids: Arc<OnceCell<PlannedIds>>,
     slices: Vec<usize>,
     counters: Counters,
     stop: CancellationToken,
@@ -47,6 +48,7 @@ impl BucketPublisher {
     pub fn new(
         planned: PlannedRun,
         bucket: Bucket,
+        planned_ids: Arc<OnceCell<PlannedIds>>,
         slices: Vec<usize>,
         counters: Counters,
         stop: CancellationToken,
@@ -60,7 +62,7 @@ impl BucketPublisher {
         let run = &planned.run.context.run;
         let transactional_id = transactional_id(&run.namespace, &run.name, &bucket.id);
         let identity = Identity::new(planned, bucket, sink, transactional_id);
-        Ok(Self { identity, config, admin, spec, slices, counters, stop })
+        Ok(Self { identity, config, admin, spec, planned_ids, slices, counters, stop })
     }
 
     /// Publishes what is missing. Returns when everything is published, or with the reason why it is not.
@@ -96,7 +98,7 @@ impl BucketPublisher {
     /// From taking the bucket over to the end of its slices. `transactions` is left at the number of committed ones.
     fn attempt(&self, holder: &mut Holder, transactions: &mut u64) -> Result<(), PublishError> {
         let mut started = start::start(&self.identity, &self.config, &self.admin, holder)?;
-        let generations = Generations::read(&self.identity, &mut started.records)?;
+        let generations = Generations::read(&self.identity, &mut started.records, &self.planned_ids)?;
         *transactions = (*transactions).max(started.own.transactions);
         let result = self.slices(&mut started, &generations);
         *transactions = (*transactions).max(started.own.transactions);
@@ -212,6 +214,7 @@ fn starts_over(error: &PublishError) -> bool {
         | PublishError::SinkRenamed { .. }
         | PublishError::NoSink
         | PublishError::Interrupted
+        | PublishError::Over { .. }
         | PublishError::Thread => false,
     }
 }

@@ -1,6 +1,10 @@
 //! What can end the publishing of a bucket.
 
-use weir_crds::contract::{names::RunId, progress::RecordError, result::FailureCode};
+use weir_crds::contract::{
+    names::RunId,
+    progress::RecordError,
+    result::{FailureCode, Outcome},
+};
 use weir_kafka::{Consequence, range::RangeError, transaction::TransactionError};
 
 use crate::{run::RunError, staged::StagedError, target::TargetError, termination::Explain};
@@ -30,7 +34,7 @@ pub enum PublishError {
     },
     #[error("the progress record {key} is that of run {run}, bucket {bucket}")]
     ProgressForeign { key: String, run: RunId, bucket: String },
-    #[error("generation {generation} has begun to publish bucket {bucket}")]
+    #[error("bucket {bucket} belongs to generation {generation}, which has begun")]
     Superseded { bucket: String, generation: u32 },
     #[error("{key} is not what the manifest of the slice names: {what}")]
     Part { key: String, what: String },
@@ -44,6 +48,8 @@ pub enum PublishError {
     SinkRenamed { generation: u32, then: String, now: String },
     #[error("the run has no Kafka sink")]
     NoSink,
+    #[error("the run is over ({outcome:?}): {message}")]
+    Over { outcome: Outcome, message: String },
     #[error("asked to stop")]
     Interrupted,
     #[error("a thread of the publisher ended early")]
@@ -67,7 +73,7 @@ impl Explain for PublishError {
             Self::Staged(_) => FailureCode::ArtifactCorrupt,
             Self::SinkRenamed { .. } => FailureCode::TargetChanged,
             Self::NoSink | Self::Thread => FailureCode::Internal,
-            Self::Interrupted => FailureCode::Interrupted,
+            Self::Interrupted | Self::Over { .. } => FailureCode::Interrupted,
         }
     }
 
@@ -86,6 +92,7 @@ impl Explain for PublishError {
             | Self::Staged(_)
             | Self::ManifestGone { .. }
             | Self::NoSink
+            | Self::Over { .. }
             | Self::Interrupted
             | Self::Thread => None,
         }
@@ -106,6 +113,7 @@ impl Explain for PublishError {
             | Self::Staged(_)
             | Self::ManifestGone { .. }
             | Self::NoSink
+            | Self::Over { .. }
             | Self::Interrupted
             | Self::Thread => None,
         }

@@ -5,16 +5,21 @@
 
 pub mod bucket;
 pub mod error;
+pub mod generations;
 pub mod present;
 pub mod progress;
 pub mod slice;
 pub mod start;
 
+use std::sync::Arc;
+
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use weir_crds::contract::plan::Bucket;
 
 use bucket::BucketPublisher;
 pub use error::PublishError;
+use present::PlannedIds;
 
 use crate::{progress::Counters, run::PlannedRun};
 
@@ -27,11 +32,14 @@ pub async fn publish(
     counters: &Counters,
     stop: &CancellationToken,
 ) -> Vec<(String, Result<(), PublishError>)> {
+    // Of each sink, once for all of its buckets.
+    let planned_ids: Vec<Arc<OnceCell<PlannedIds>>> = planned.plan.sinks.iter().map(|_| Arc::default()).collect();
     let tasks: Vec<_> = buckets
         .into_iter()
         .map(|bucket| {
             let id = bucket.id.clone();
-            let publisher = BucketPublisher::new(planned.clone(), bucket, slices.to_vec(), counters.clone(), stop.clone());
+            let ids = planned_ids.get(bucket.sink).map(Arc::clone).unwrap_or_default();
+            let publisher = BucketPublisher::new(planned.clone(), bucket, ids, slices.to_vec(), counters.clone(), stop.clone());
             // librdkafka's calls block: each bucket has a thread of its own.
             (id, tokio::task::spawn_blocking(move || publisher?.run()))
         })

@@ -1,22 +1,15 @@
-//! What earlier generations of the job have published of a slice: the event ids that are there already.
+//! What earlier generations of the job have published: the event ids that are there already.
 //!
-//! Read from their recorded ranges, after their producers have been fenced, so it cannot grow any more.
+//! Read from their recorded ranges, after their producers have been fenced, so it cannot grow any more. Where events have
+//! the same places as they had, a slice of a bucket needs the ids of the same times and the same bucket only; where they
+//! have not, planning has read all ids there are, since an event may have been published by any bucket.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    ops::ControlFlow,
-};
+use std::{collections::HashSet, ops::ControlFlow};
 
-use tokio::runtime::Handle;
+use bytes::Bytes;
+use tokio::{runtime::Handle, sync::OnceCell};
 use weir_crds::{
-    contract::{
-        digest::Sha256Digest,
-        keys::RunKeys,
-        manifest::{Manifest, Published, PublishedPartition},
-        names::RunId,
-        plan::Plan,
-        progress::BucketProgress,
-    },
+    contract::{digest::Sha256Digest, manifest::PartRef, progress::BucketProgress},
     window::Interval,
 };
 use weir_kafka::{
@@ -26,128 +19,136 @@ use weir_kafka::{
 
 use super::{
     error::PublishError,
+    generations::{self, Earlier},
     progress::{Identity, Records},
 };
-use crate::{headers, run::RunError};
+use crate::{
+    headers,
+    run::{Run, RunError},
+};
 
-/// Event ids, by the first half of their SHA-256: 16 bytes each, and no two ids meet by chance.
+/// Of an event id, the first half of its SHA-256: no two ids meet by chance.
+pub type ShortId = [u8; 16];
+
+/// Event ids that are there.
 #[derive(Debug, Default)]
 pub struct Present {
-    ids: HashSet<[u8; 16]>,
+    ids: HashSet<ShortId>,
+    /// Those that planning has read.
+    planned: PlannedIds,
 }
 
 impl Present {
     pub fn contains(&self, event_id: &str) -> bool {
-        !self.ids.is_empty() && self.ids.contains(&short(event_id.as_bytes()))
+        if self.ids.is_empty() && self.planned.0.is_empty() {
+            return false;
+        }
+        let id = short(event_id.as_bytes());
+        self.ids.contains(&id) || self.planned.contains(&id)
     }
 }
 
-fn short(event_id: &[u8]) -> [u8; 16] {
-    let mut half = [0; 16];
-    half.copy_from_slice(&Sha256Digest::of(event_id).as_bytes()[..16]);
+fn short(event_id: &[u8]) -> ShortId {
+    let mut half = [0; size_of::<ShortId>()];
+    half.copy_from_slice(&Sha256Digest::of(event_id).as_bytes()[..size_of::<ShortId>()]);
     half
 }
 
-/// An earlier generation that published to the same topic.
-struct Earlier {
-    run: RunId,
-    keys: RunKeys,
-    plan: Plan,
-    plan_hash: Sha256Digest,
-    /// Its last progress record of the bucket.
-    progress: Option<BucketProgress>,
+/// The part that planning writes: short ids in ascending order, one behind the other.
+#[derive(Clone, Debug, Default)]
+pub struct PlannedIds(Bytes);
+
+impl PlannedIds {
+    /// The part's bytes.
+    pub fn bytes_of(ids: impl IntoIterator<Item = ShortId>) -> Bytes {
+        let mut ids: Vec<ShortId> = ids.into_iter().collect();
+        ids.sort_unstable();
+        Bytes::from(ids.concat())
+    }
+
+    /// Reads the part of a sink, which is what the plan says.
+    pub async fn read(run: &Run, part: Option<&PartRef>) -> Result<Self, PublishError> {
+        let Some(part) = part else { return Ok(Self::default()) };
+        let bytes = run.ledger.get(&part.key).await.map_err(RunError::Store)?;
+        let bytes = bytes.ok_or_else(|| RunError::Missing { key: part.key.clone() })?;
+        let found = Sha256Digest::of(&bytes);
+        if found != part.sha256 {
+            return Err(PublishError::Part {
+                key: part.key.clone(),
+                what: format!("its SHA-256 is {found}, the plan says {}", part.sha256),
+            });
+        }
+        Ok(Self(bytes))
+    }
+
+    fn contains(&self, id: &ShortId) -> bool {
+        let (ids, _) = self.0.as_chunks::<{ size_of::<ShortId>() }>();
+        ids.binary_search(id).is_ok()
+    }
+}
+
+/// Short ids of the records in `ranges` that a run published.
+pub fn read_ids(config: &KafkaConfig, topic: &str, run: &str, ranges: &[Range], mut see: impl FnMut(ShortId)) -> Result<(), PublishError> {
+    if ranges.is_empty() {
+        return Ok(());
+    }
+    let reader = Reader::new(config, topic, Isolation::Committed).map_err(PublishError::ReadPresent)?;
+    let read = reader.read(ranges, |record| {
+        if record.header(headers::RUN) == Some(run.as_bytes())
+            && let Some(id) = record.header(headers::EVENT_ID)
+        {
+            see(short(id));
+        }
+        ControlFlow::<()>::Continue(())
+    });
+    read.map(drop).map_err(PublishError::ReadPresent)
 }
 
 /// Earlier generations of the job, as far as they concern a bucket.
 pub struct Generations {
-    earlier: Vec<Earlier>,
+    /// Those whose events have the same places, each with its last progress record of the bucket.
+    alike: Vec<(Earlier, Option<BucketProgress>)>,
+    planned: PlannedIds,
 }
 
 impl Generations {
-    /// Looks at what the artifact store has of them.
-    pub fn read(identity: &Identity, records: &mut Records) -> Result<Self, PublishError> {
+    /// Looks at what the artifact store has of them. `planned` is read once for all buckets of a sink.
+    pub fn read(identity: &Identity, records: &mut Records, planned: &OnceCell<PlannedIds>) -> Result<Self, PublishError> {
         let run = &identity.planned.run;
-        let own = &run.context.run;
-        let folders = Handle::current().block_on(run.ledger.folders(run.keys.job())).map_err(RunError::Store)?;
-        let mut earlier = Vec::new();
-        for generation in
-            folders.iter().filter_map(|folder| folder.strip_prefix('g')?.strip_suffix('/')?.parse().ok()).filter(|g| *g < own.generation)
-        {
-            let id = RunId { generation, ..own.clone() };
-            let keys = RunKeys::new(&run.context.store.prefix, &id);
-            // A generation without a plan has published nothing.
-            let Some(bytes) = Handle::current().block_on(run.ledger.get(&keys.plan())).map_err(RunError::Store)? else { continue };
-            let plan: Plan = serde_json::from_slice(&bytes).map_err(|source| RunError::Decode { key: keys.plan(), source })?;
-            let there =
-                plan.sinks.iter().find(|sink| sink.cluster_id == identity.sink.cluster_id && sink.topic_id == identity.sink.topic_id);
-            let Some(there) = there else { continue };
-            if there.name != identity.sink.name {
-                return Err(PublishError::SinkRenamed { generation, then: there.name.clone(), now: identity.sink.name.clone() });
+        let part = identity.sink.present.as_ref();
+        let planned = Handle::current().block_on(planned.get_or_try_init(|| PlannedIds::read(run, part)))?.clone();
+        let mut alike = Vec::new();
+        for earlier in Handle::current().block_on(generations::earlier(run))? {
+            if earlier.published_to(&identity.sink)? && !earlier.places_otherwise(&run.spec, &identity.sink.name) {
+                let progress = records.earlier.remove(&earlier.run.generation);
+                alike.push((earlier, progress));
             }
-            earlier.push(Earlier {
-                run: id,
-                keys,
-                plan,
-                plan_hash: Sha256Digest::of(&bytes),
-                progress: records.earlier.remove(&generation),
-            });
         }
-        Ok(Self { earlier })
+        Ok(Self { alike, planned })
     }
 
-    /// The ids of what they published of the slices that overlap `times`.
+    /// The ids of what they published of the slices that overlap `times`, and of what was read by planning.
     pub fn present(&self, identity: &Identity, config: &KafkaConfig, times: Interval) -> Result<Present, PublishError> {
-        let mut present = Present::default();
-        for earlier in &self.earlier {
-            let ranges = earlier.ranges(identity, times)?;
-            if ranges.is_empty() {
-                continue;
-            }
-            let wanted = earlier.run.to_string();
-            let reader = Reader::new(config, &identity.sink.topic, Isolation::Committed).map_err(PublishError::ReadPresent)?;
-            let read = reader.read(&ranges, |record| {
-                if record.header(headers::RUN) == Some(wanted.as_bytes())
-                    && let Some(id) = record.header(headers::EVENT_ID)
-                {
-                    present.ids.insert(short(id));
-                }
-                ControlFlow::<()>::Continue(())
-            });
-            read.map_err(PublishError::ReadPresent)?;
+        let mut present = Present { ids: HashSet::new(), planned: self.planned.clone() };
+        for (earlier, progress) in &self.alike {
+            let ledger = &identity.planned.run.ledger;
+            let overlaps = |slice: &weir_crds::window::Slice| slice.interval.overlaps(&times);
+            let ranges = Handle::current().block_on(earlier.ranges(ledger, &identity.bucket.id, progress.as_ref(), overlaps))?;
+            read_ids(config, &identity.sink.topic, &earlier.run.to_string(), &ranges, |id| _ = present.ids.insert(id))?;
         }
         Ok(present)
     }
 }
 
-impl Earlier {
-    /// Where its records of the overlapping slices lie, one range for each partition: from the first to the last.
-    fn ranges(&self, identity: &Identity, times: Interval) -> Result<Vec<Range>, PublishError> {
-        let mut ranges: BTreeMap<i32, Range> = BTreeMap::new();
-        for slice in self.plan.slices.iter().filter(|slice| slice.interval.overlaps(&times)) {
-            let key = self.keys.published(&slice.id, &identity.bucket.id);
-            let found = Handle::current().block_on(identity.planned.run.ledger.get(&key)).map_err(RunError::Store)?;
-            let partitions = match found {
-                Some(bytes) => {
-                    let manifest = Manifest::<Published>::parse(&bytes, &self.run, self.plan_hash);
-                    manifest.map_err(|source| RunError::Manifest { key, source })?.body.partitions
-                }
-                // Its last slice may be published in part.
-                None => match self.progress.as_ref().and_then(|progress| progress.at.as_ref()) {
-                    Some(at) if at.slice == slice.id => at.partitions.clone(),
-                    Some(_) | None => continue,
-                },
-            };
-            extend(&mut ranges, &partitions);
-        }
-        Ok(ranges.into_values().collect())
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn extend(ranges: &mut BTreeMap<i32, Range>, partitions: &BTreeMap<i32, PublishedPartition>) {
-    for (partition, published) in partitions {
-        let Some(offsets) = published.offsets else { continue };
-        let range = ranges.entry(*partition).or_insert(Range { partition: *partition, first: offsets.first, end: offsets.last + 1 });
-        range.first = range.first.min(offsets.first);
-        range.end = range.end.max(offsets.last + 1);
+    #[test]
+    fn planned_ids_are_found_and_no_others() {
+        let planned = PlannedIds(PlannedIds::bytes_of((0..1000).map(|n: u32| short(&n.to_be_bytes()))));
+        let present = Present { ids: HashSet::from([short(b"narrow")]), planned };
+        assert!((0..1000).all(|n: u32| present.planned.contains(&short(&n.to_be_bytes()))));
+        assert!(present.contains("narrow") && !present.contains("neither") && !Present::default().contains("narrow"));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use weir_crds::contract::{
-    names::progress_key,
+    names::{RunId, progress_key, transactional_id},
     plan::{Bucket, PlannedSink},
     progress::{BucketProgress, SliceProgress},
 };
@@ -37,42 +37,15 @@ impl Identity {
         Self { planned, bucket, sink, transactional_id, key }
     }
 
-    /// Whether a key is that of a record of this bucket, of whatever generation.
-    pub fn generation_of(&self, key: &str) -> Option<u32> {
-        key.strip_prefix(self.transactional_id.as_str())?.strip_prefix("/g")?.parse().ok()
-    }
-
-    /// Sorts out what was read. A record that is damaged or somebody else's is never guessed from.
+    /// Sorts out what was read.
     pub fn sort_out(&self, found: &BTreeMap<String, Vec<u8>>) -> Result<Records, PublishError> {
-        let own_generation = self.planned.run.context.run.generation;
-        let mut records = Records::default();
-        for (key, value) in found {
-            let Some(generation) = self.generation_of(key) else { continue };
-            if generation > own_generation {
-                return Err(PublishError::Superseded { bucket: self.bucket.id.clone(), generation });
-            }
-            let record = self.parse(key, value)?;
-            if generation == own_generation {
-                self.recognise(key, &record)?;
-                records.own = Some(record);
-            } else {
-                records.earlier.insert(generation, record);
-            }
+        let run = &self.planned.run.context.run;
+        let mut earlier = by_generation(found, run, &self.bucket.id)?;
+        let own = earlier.remove(&run.generation);
+        if let Some(own) = &own {
+            self.recognise(&self.key, own)?;
         }
-        Ok(records)
-    }
-
-    fn parse(&self, key: &str, value: &[u8]) -> Result<BucketProgress, PublishError> {
-        let record = BucketProgress::parse(value).map_err(|source| PublishError::ProgressCorrupt { key: key.to_owned(), source })?;
-        let (run, own) = (&record.run, &self.planned.run.context.run);
-        if run.namespace != own.namespace
-            || run.name != own.name
-            || progress_key(&self.transactional_id, run.generation) != key
-            || record.bucket != self.bucket.id
-        {
-            return Err(PublishError::ProgressForeign { key: key.to_owned(), run: record.run, bucket: record.bucket });
-        }
-        Ok(record)
+        Ok(Records { own, earlier })
     }
 
     /// A record of this generation that was written for something else is as good as none, and none is not zero.
@@ -101,4 +74,24 @@ impl Identity {
             at,
         )
     }
+}
+
+/// The records of a bucket by generation, none of them later than `run`'s. One that is damaged or somebody else's is never
+/// guessed from.
+pub fn by_generation(found: &BTreeMap<String, Vec<u8>>, run: &RunId, bucket: &str) -> Result<BTreeMap<u32, BucketProgress>, PublishError> {
+    let transactional_id = transactional_id(&run.namespace, &run.name, bucket);
+    let generation_of = |key: &str| key.strip_prefix(transactional_id.as_str())?.strip_prefix("/g")?.parse().ok();
+    let mut records = BTreeMap::new();
+    for (key, value) in found {
+        let Some(generation) = generation_of(key) else { continue };
+        if generation > run.generation {
+            return Err(PublishError::Superseded { bucket: bucket.to_owned(), generation });
+        }
+        let record = BucketProgress::parse(value).map_err(|source| PublishError::ProgressCorrupt { key: key.clone(), source })?;
+        if record.run != (RunId { generation, ..run.clone() }) || record.bucket != bucket {
+            return Err(PublishError::ProgressForeign { key: key.clone(), run: record.run, bucket: record.bucket });
+        }
+        records.insert(generation, record);
+    }
+    Ok(records)
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
-use weir_crds::contract::{manifest::to_bytes, names::progress_topic, progress::BucketProgress};
+use weir_crds::contract::{manifest::to_bytes, names::progress_topic, progress::BucketProgress, result::OutcomeRecord};
 use weir_kafka::{
     Admin, Holder, KafkaConfig,
     transaction::{ProgressRecord, Session, Target},
@@ -13,9 +13,13 @@ use weir_kafka::{
 
 use super::{
     error::PublishError,
+    generations,
     progress::{Identity, Records},
 };
-use crate::target::{self, TargetError};
+use crate::{
+    run::RunError,
+    target::{self, TargetError},
+};
 
 /// `publishing/<bucket>.json`: the bucket has been begun. From then on missing progress is lost progress.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +56,7 @@ pub fn start(identity: &Identity, config: &KafkaConfig, admin: &Admin, holder: &
     // From here on nothing of an earlier producer can be committed: what it left open has been ended either way.
     let (mut session, found) = Session::open(bucket, holder).map_err(|source| failed(identity, source))?;
     let records = identity.sort_out(&found)?;
+    require_open(identity)?;
     Handle::current().block_on(target::check(admin, &identity.sink))?;
     let own = match &records.own {
         Some(own) => own.clone(),
@@ -61,6 +66,21 @@ pub fn start(identity: &Identity, config: &KafkaConfig, admin: &Admin, holder: &
     mark(identity)?;
     tracing::info!(bucket = identity.bucket.id, seconds = since.elapsed().as_secs_f64(), transactions = own.transactions, "taken over");
     Ok(Started { session, own, records, progress_topic })
+}
+
+/// When a run is over and its workers are gone, what it claimed and did not publish is given back. A worker that comes late
+/// must leave that alone; one that got past here is waited for. And once a later generation is planned, it has read what
+/// there is of this one.
+fn require_open(identity: &Identity) -> Result<(), PublishError> {
+    let run = &identity.planned.run;
+    let outcome = Handle::current().block_on(run.ledger.get_json::<OutcomeRecord>(&run.keys.outcome())).map_err(RunError::Store)?;
+    if let Some(OutcomeRecord { outcome, message, .. }) = outcome {
+        return Err(PublishError::Over { outcome, message });
+    }
+    match Handle::current().block_on(generations::later(run)).map_err(RunError::Store)? {
+        None => Ok(()),
+        Some(generation) => Err(PublishError::Superseded { bucket: identity.bucket.id.clone(), generation }),
+    }
 }
 
 /// The topic is made by the operator before any worker; one that is not there has been deleted.

@@ -159,6 +159,35 @@ async fn a_later_generation_publishes_what_is_missing_and_fences_the_earlier() {
     assert_eq!(seen(&world).await, once_each(0..ROWS * SLICES as u64));
 }
 
+/// With another key an event has another partition: what is there is found wherever it is.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker and a store"]
+async fn a_later_generation_by_other_rules_publishes_what_is_missing() {
+    let world = World::new("rules").await;
+    let first = world.planned(1, &rows()).await;
+    must(&first, &[Verb::Assemble]).await;
+    // Stopped in the middle: what is published of its last slices only progress tells.
+    let stop = CancellationToken::new();
+    let later = stop.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
+        later.cancel();
+    });
+    run(&first, Verb::Publish, &stop).await;
+    let before = seen(&world).await.len() as u64;
+    assert!(before > 0, "it was stopped before it published anything");
+    let world = World { key: "id", ..world };
+    let second = world.planned(2, &rows()).await;
+    assert_eq!(second.plan.sinks[0].present.as_ref().map(|part| part.rows), Some(before));
+    // Nothing of the first is committed once the second is planned.
+    let codes = run(&first, Verb::Publish, &CancellationToken::new()).await;
+    assert!(codes.iter().all(|code| *code == FailureCode::Superseded) && !codes.is_empty(), "{codes:?}");
+    must(&second, &ALL).await;
+    assert_eq!(seen(&world).await, once_each(0..ROWS * SLICES as u64));
+    let present: u64 = published(&second).await.iter().flat_map(|p| p.partitions.values()).map(|p| p.present()).sum();
+    assert_eq!(present, before);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a broker and a store"]
 async fn missing_progress_is_lost_progress_and_not_zero() {
@@ -275,6 +304,23 @@ async fn a_transaction_that_was_open_too_long_is_no_newer_producer() {
     })
     .await
     .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker and a store"]
+async fn a_run_that_is_over_publishes_nothing() {
+    let world = World::new("over").await;
+    let planned = world.planned(1, &rows()).await;
+    must(&planned, &[Verb::Assemble]).await;
+    let outcome =
+        serde_json::json!({"format": 1, "outcome": "Canceled", "reason": "Canceled", "message": "m", "at": "2026-11-03T09:00:00Z"});
+    planned.run.ledger.put_once(&planned.run.keys.outcome(), outcome.to_string().into()).await.unwrap();
+    let failures = failures(&planned, Verb::Publish, &CancellationToken::new()).await;
+    assert!(
+        failures.iter().all(|f| f.code == FailureCode::Interrupted && f.cause.contains("Canceled")) && !failures.is_empty(),
+        "{failures:?}"
+    );
+    assert!(seen(&world).await.is_empty());
 }
 
 /// Enough for several requests a partition, so that others' records come to lie between them.

@@ -34,6 +34,7 @@ use weir_kafka::{
 use weir_ledger::Ledger;
 use weir_worker::{
     decode::types::{OBJECT_COLUMN, ROW_COLUMN, UTC, timestamp_type},
+    plan::{self, Draft},
     run::{PlannedRun, Run},
     scratch::Scratch,
     select::normalize::{SOURCE_COLUMN, SUB_COLUMN},
@@ -51,6 +52,8 @@ pub struct World {
     pub namespace: String,
     pub topic: String,
     pub mode: &'static str,
+    /// The column that is the records' key.
+    pub key: &'static str,
 }
 
 fn env(name: &str) -> String {
@@ -66,7 +69,7 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("aws-access-key-id"), env("AWS_ACCESS_KEY_ID")).unwrap();
         std::fs::write(dir.path().join("aws-secret-access-key"), env("AWS_SECRET_ACCESS_KEY")).unwrap();
-        let world = Self { dir, topic: unique.clone(), namespace: unique, mode: "InPlace" };
+        let world = Self { dir, topic: unique.clone(), namespace: unique, mode: "InPlace", key: "user" };
         let service = serde_json::from_value(world.store()["s3"].clone()).unwrap();
         let s3 = weir_ledger::s3_client(&service, Some(world.dir.path())).await.unwrap();
         s3.create_bucket().bucket(&world.namespace).send().await.unwrap();
@@ -147,8 +150,9 @@ impl World {
     pub async fn planned(&self, generation: u32, rows: &[Range<u64>]) -> PlannedRun {
         let run = self.run(generation).await;
         let plan = self.plan(&run, generation).await;
-        run.ledger.put_once(&run.keys.plan(), Bytes::from(plan.to_bytes())).await.unwrap();
-        let planned = PlannedRun { plan_hash: Sha256Digest::of(&plan.to_bytes()), run, plan: Arc::new(plan) };
+        run.ledger.put_once(&run.keys.run(), Bytes::from(run.spec.to_bytes())).await.unwrap();
+        plan::put(&run, Draft { plan, object_list: Bytes::new(), present: Vec::new() }).await.unwrap();
+        let planned = run.planned().await.unwrap();
         extracted(&planned, rows).await;
         planned
     }
@@ -160,7 +164,7 @@ impl World {
             "format": 1, "run": run, "class": "c", "store": self.store(), "sourceStore": self.store()["s3"],
             "window": {"start": "2026-11-03T06:00:00Z", "end": "2026-11-03T06:03:00Z", "slice": "1m"},
             "sources": [{"name": "logs", "columns": "x int", "arrival": "None", "select": "SELECT 1"}],
-            "reconstruct": {"columns": {"eventId": "id", "eventTime": "at", "eventType": "type", "key": "user"}},
+            "reconstruct": {"columns": {"eventId": "id", "eventTime": "at", "eventType": "type", "key": self.key}},
             "sinks": [{"name": "events", "kafka": {
                 "clusterRef": {"name": "k"}, "topic": self.topic, "mode": self.mode, "partitioner": "Murmur2", "timestamps": "EventTime", "ordering": "PerKey",
                 "value": {"format": "Json", "columns": ["id", "at", "user"]}

@@ -22,7 +22,7 @@ use crate::{
         STATUS_INTERVAL,
         apply::{ApplyError, apply},
         decision::Action,
-        observed::Ending,
+        observed::{Claimed, Ending},
         show,
         wait::Wait,
         with_latest_status,
@@ -178,6 +178,7 @@ async fn deletions_name_the_very_object() {
     world.make_plan();
     world.end(&name, Ending::Succeeded);
     world.topics.insert("main".into());
+    world.claims = Claimed::Taken;
     let delete: Vec<Action> = world.decide().actions.into_iter().filter(|a| matches!(a, Action::DeleteJob { .. })).collect();
     for answer in [(200, json!({"kind": "Status", "status": "Success"})), error(404, "NotFound"), error(409, "Conflict")] {
         let call = Call {

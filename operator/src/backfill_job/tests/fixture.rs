@@ -151,9 +151,11 @@ pub fn plan(job: &BackfillJob, run: &RunFile) -> Plan {
             topic_id: "topic-id".into(),
             partitions: 3,
             max_message_bytes: 1_000_000,
+            present: None,
         }],
         slices,
         result_columns: vec![],
+        event_types: None,
         sizing: Sizing { extract_bytes: 100, slices_per_unit: 3, buckets_per_unit: 2 },
         estimates: Estimates { events: 100, bytes: 400, objects: 10, ..Estimates::default() },
         sampled_bytes: 0,
@@ -169,6 +171,8 @@ pub fn jobs(decision: &Decision) -> Vec<String> {
         Action::CreateJob(job) => job.metadata.name.clone(),
         Action::PutRun { .. }
         | Action::EnsureProgressTopic { .. }
+        | Action::TakeClaims { .. }
+        | Action::ReleaseClaims { .. }
         | Action::RecordFailure { .. }
         | Action::DeleteJob { .. }
         | Action::PutOutcome { .. } => None,

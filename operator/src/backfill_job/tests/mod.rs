@@ -4,6 +4,7 @@
 
 mod attempts;
 mod calls;
+mod claims;
 mod fixture;
 mod simulation;
 mod size;

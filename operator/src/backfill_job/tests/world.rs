@@ -20,6 +20,7 @@ use weir_crds::{
         result::{FailureRecord, OutcomeRecord},
         units::{Items, Verb, units},
     },
+    window::Interval,
 };
 
 use super::fixture::{self, JOB_UID, WORKER_IMAGE};
@@ -27,7 +28,9 @@ use crate::backfill_job::{
     decide::decide,
     decision::{Action, Decision},
     job_template::{ANNOTATION_TEMPLATE, LABEL_ATTEMPT, LABEL_GENERATION, LABEL_UNIT, LABEL_VERB},
-    observed::{Account, Ending, Ledger, LedgerView, Manifests, Observed, PlanFile, RunFile, StartProblem, Timed, Worker, WorkerState},
+    observed::{
+        Account, Claimed, Ending, Ledger, LedgerView, Manifests, Observed, PlanFile, RunFile, StartProblem, Timed, Worker, WorkerState,
+    },
     progress::Pace,
     status::status,
 };
@@ -44,6 +47,9 @@ pub struct World {
     pub account: Account,
     pub run: Option<Arc<RunFile>>,
     pub outcome: Option<OutcomeRecord>,
+    pub claims: Claimed,
+    /// What stays claimed after the release.
+    pub kept: Option<Vec<Interval>>,
     pub plan: Option<Arc<PlanFile>>,
     pub manifests: Manifests,
     pub failures: BTreeMap<(String, u32), Arc<FailureRecord>>,
@@ -69,6 +75,8 @@ impl World {
             account: Account::Allowed,
             run: None,
             outcome: None,
+            claims: Claimed::Nothing,
+            kept: None,
             plan: None,
             manifests: Manifests::default(),
             failures: BTreeMap::new(),
@@ -104,6 +112,7 @@ impl World {
             highest: self.highest.or(self.run.as_ref().map(|r| r.spec.run.generation)),
             run: self.run.clone().filter(|r| r.spec.run == run_id),
             outcome: self.outcome.clone(),
+            claims: self.claims,
             plan: self.plan.clone(),
             manifests: self.manifests.clone(),
             failures: self.failures.clone(),
@@ -162,6 +171,17 @@ impl World {
                 let worker = self.workers.remove(&name).unwrap_or_else(|| panic!("{name} is deleted but was not there"));
                 assert_eq!((worker.uid, worker.resource_version), (uid, resource_version));
                 self.pods_ending += usize::from(matches!(worker.state, WorkerState::Running { .. }));
+            }
+            Action::TakeClaims { scope } => {
+                assert_eq!(scope.slices, self.plan.as_ref().unwrap().plan.slices);
+                assert_eq!(self.claims, Claimed::Nothing);
+                assert!(self.manifests.published.is_empty(), "something was published before it was claimed");
+                self.claims = Claimed::Taken;
+            }
+            Action::ReleaseClaims { kept, .. } => {
+                assert!(self.outcome.is_some() && self.workers.values().all(|w| !w.is_open()) && self.pods_ending == 0);
+                self.kept = Some(kept);
+                self.claims = Claimed::Released;
             }
             Action::PutOutcome { record, .. } => {
                 self.outcome.get_or_insert(record);

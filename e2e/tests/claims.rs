@@ -1,0 +1,94 @@
+//! Two teams rebuild the same events: only one of them may, and the other is told who does.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use serde_json::{Value, json};
+use weir_e2e::demo::scene::{JOB, Job, Scene};
+use weir_e2e::demo::watch::{Watched, condition, number, text};
+use weir_e2e::fixture::{self, Fixture};
+use weir_e2e::novashop::Settings;
+use weir_e2e::wait;
+
+const SETTINGS: Settings = Settings { seed: 3, events: 10_000 };
+/// The job of the other team.
+const OTHER: &str = "the-same-gap";
+const PLANNED: Job<'_> = Job { generation: 1, approval: "Manual", parallelism: 2 };
+const RUN_LIMIT: Duration = Duration::from_secs(300);
+/// For what the operator does at once.
+const SOON: Duration = Duration::from_secs(60);
+const POOL_NODE: &str = "node-1";
+
+async fn patch(fixture: &Fixture, job: &str, spec: Value) -> anyhow::Result<()> {
+    let patch = json!({"spec": spec}).to_string();
+    fixture.kubectl(&["patch", "backfilljob", job, "--type", "merge", "--patch", &patch]).await?;
+    Ok(())
+}
+
+async fn approve(fixture: &Fixture, job: &Watched, name: &str) -> anyhow::Result<()> {
+    let planned = job.phase("AwaitingApproval", RUN_LIMIT, |_| {}).await?;
+    patch(fixture, name, json!({"approval": {"mode": "Manual", "planHash": text(&planned, "/status/plan/hash")}})).await
+}
+
+/// Waits until the job says that another one is in its way, and names both runs.
+async fn until_refused(job: &Watched, own: &str, other: &str) -> anyhow::Result<()> {
+    let refused = |job: &Value| condition(job, "Stalled").1 == "ClaimedByOther";
+    let stalled = job.until("it is refused", RUN_LIMIT, refused, |_| {}).await?;
+    let message = condition(&stalled, "Stalled").2;
+    ensure!(message.contains(own) && message.contains(other), "{message}");
+    ensure!(number(&stalled, "/status/accounting/published") == 0, "{stalled}");
+    Ok(())
+}
+
+/// How many hours of the topic are claimed.
+async fn claimed_hours(fixture: &Fixture, topic: &str) -> anyhow::Result<usize> {
+    let listed = fixture.cluster.s3.list_objects_v2().bucket(&fixture.bucket).send().await?;
+    let is_claim = |key: &str| key.contains("claims/") && key.contains(&format!("/{topic}/"));
+    Ok(listed.contents().iter().filter_map(|object| object.key()).filter(|key| is_claim(key)).count())
+}
+
+/// The first claims and cannot start; the second waits for it, and goes on by itself once the first is canceled. The first,
+/// run again, then finds what the second has published.
+#[tokio::test]
+async fn of_two_jobs_over_the_same_events_one_publishes() {
+    fixture::run("claims", async |fixture| {
+        let scene = Scene::set(fixture, SETTINGS, None).await?;
+        let (own, other) = (Watched::new(fixture, JOB), Watched::new(fixture, OTHER));
+        fixture.apply(&scene.job(PLANNED)).await?;
+        fixture.apply(&scene.job(PLANNED).replace(JOB, OTHER)).await?;
+        let run_of = |name: &str, generation: u32| format!("{}/{name}/{generation}", fixture.namespace);
+        let outcome = async {
+            // Both are planned; from here on no worker finds a place, so what is claimed is not published.
+            other.phase("AwaitingApproval", RUN_LIMIT, |_| {}).await?;
+            own.phase("AwaitingApproval", RUN_LIMIT, |_| {}).await?;
+            fixture.cluster.kubectl(&["cordon", POOL_NODE]).await?;
+            approve(fixture, &other, OTHER).await?;
+            wait::until("nine hours are claimed", SOON, async || {
+                let hours = claimed_hours(fixture, &scene.topic).await?;
+                ensure!(hours == 9, "{hours} are");
+                Ok(())
+            })
+            .await?;
+            approve(fixture, &own, JOB).await?;
+            until_refused(&own, &run_of(JOB, 1), &run_of(OTHER, 1)).await?;
+
+            patch(fixture, OTHER, json!({"cancel": true})).await?;
+            other.phase("Canceled", SOON, |_| {}).await?;
+            let goes_on = |job: &Value| condition(job, "Stalled").1 != "ClaimedByOther";
+            own.until("it goes on by itself", SOON, goes_on, |_| {}).await?;
+            anyhow::Ok(())
+        }
+        .await;
+        // Whatever came of it, the next test needs the node.
+        fixture.cluster.kubectl(&["uncordon", POOL_NODE]).await?;
+        outcome?;
+        let complete = own.phase("Complete", RUN_LIMIT, |_| {}).await?;
+        scene.must_agree(None, Some(&complete), &[1]).await?;
+
+        // What is complete stays claimed: a second run of the other job would publish all of it again.
+        patch(fixture, OTHER, json!({"cancel": false, "runGeneration": 2, "approval": {"mode": "Auto", "planHash": null}})).await?;
+        until_refused(&other, &run_of(OTHER, 2), &run_of(JOB, 1)).await?;
+        Ok(scene.must_agree(None, None, &[1]).await?)
+    })
+    .await;
+}

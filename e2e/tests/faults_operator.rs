@@ -1,0 +1,354 @@
+//! The operator dies at each of its writes, has a rival that slept, and an apiserver that is bad to it: the topic is the same,
+//! and no Job was made that an undisturbed run does not make.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use futures::StreamExt as _;
+use k8s_openapi::api::batch::v1::Job as KubeJob;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, ResourceExt as _};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use weir_e2e::demo::scene::{JOB, Job, Scene};
+use weir_e2e::demo::watch::{Watched, number, phase};
+use weir_e2e::faults::attempt::Fault;
+use weir_e2e::faults::http::{HttpProxy, Trouble, Weather};
+use weir_e2e::faults::inject::actions;
+use weir_e2e::faults::operator::{Operator, Place};
+use weir_e2e::faults::table::Table;
+use weir_e2e::fixture::{self, Fixture};
+use weir_e2e::handles::{Component, Handles, Signal};
+use weir_e2e::novashop::Settings;
+
+const SETTINGS: Settings = Settings { seed: 10, events: 10_000 };
+const SEED: u64 = 10;
+const RUN_LIMIT: Duration = Duration::from_secs(600);
+/// A fault that an operator does not come to within this time is left for another run.
+const PATIENCE: Duration = Duration::from_secs(25);
+/// After a fault that it survives an operator is left to itself for so long.
+const AFTERMATH: Duration = Duration::from_secs(3);
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+const RUNS_MAX: u32 = 8;
+const IDENTITY: &str = "fault-operator";
+const AUTO: Job<'_> = Job { generation: 1, approval: "Auto", parallelism: 2 };
+/// Beyond the lease's 20 seconds.
+const BEYOND_THE_LEASE: Duration = Duration::from_secs(30);
+
+fn trace() -> Vec<Fault> {
+    vec![Fault { point: "*".to_owned(), hit: 0, action: "trace" }]
+}
+
+/// Every Job that was ever made in a namespace: the operator deletes those that are done.
+struct Made {
+    names: Arc<Mutex<BTreeSet<String>>>,
+    watch: JoinHandle<()>,
+}
+
+impl Made {
+    fn watch(fixture: &Fixture) -> Self {
+        let api: Api<KubeJob> = Api::namespaced(fixture.cluster.kube.clone(), &fixture.namespace);
+        let names = Arc::new(Mutex::new(BTreeSet::new()));
+        let seen = Arc::clone(&names);
+        let watch = tokio::spawn(async move {
+            let mut jobs = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff().touched_objects());
+            while let Some(job) = jobs.next().await {
+                // An apiserver that is away is watched again.
+                let Ok(job) = job else { continue };
+                seen.lock().unwrap_or_else(PoisonError::into_inner).insert(job.name_any());
+            }
+        });
+        Self { names, watch }
+    }
+
+    /// Those of a generation, without what names the generation in them.
+    fn of(&self, generation: u32) -> BTreeSet<String> {
+        let part = format!("-g{generation}-");
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.iter().filter_map(|name| Some(name.split_once(&part)?.1.to_owned())).collect()
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
+}
+
+/// One run of the job, by its generation, with operators that suffer.
+struct Run<'a> {
+    fixture: &'a Fixture,
+    watched: Watched,
+    made: Made,
+    generation: u32,
+}
+
+impl Run<'_> {
+    async fn is_complete(&self) -> bool {
+        let job = self.watched.look().await;
+        phase(&job) == "Complete" && number(&job, "/status/run/generation") == u64::from(self.generation)
+    }
+
+    /// The Jobs of this run: of each unit one.
+    fn jobs(&self) -> anyhow::Result<BTreeSet<String>> {
+        let jobs = self.made.of(self.generation);
+        ensure!(jobs.contains("plan-a1") && jobs.iter().all(|job| job.ends_with("-a1")), "{jobs:?}");
+        Ok(jobs)
+    }
+
+    /// What the job has claimed is forgotten, so that it claims again.
+    async fn next(&mut self) -> anyhow::Result<()> {
+        let (s3, bucket) = (&self.fixture.cluster.s3, &self.fixture.bucket);
+        let claims = s3.list_objects_v2().bucket(bucket).prefix("weir/claims/").send().await?;
+        for key in claims.contents().iter().filter_map(|object| object.key()) {
+            s3.delete_object().bucket(bucket).key(key).send().await?;
+        }
+        self.generation += 1;
+        let patch = json!({"spec": {"runGeneration": self.generation}}).to_string();
+        self.fixture.kubectl(&["patch", "backfilljob", JOB, "--type", "merge", "--patch", &patch]).await?;
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn whatever_happens_to_the_operator_the_topic_is_the_same() {
+    fixture::run("operator-dies", async |fixture| {
+        let place = Place::take(fixture).await?;
+        let outcome = dies(fixture, &place).await;
+        place.give_back().await?;
+        outcome
+    })
+    .await;
+}
+
+async fn dies(fixture: &Fixture, place: &Place<'_>) -> anyhow::Result<()> {
+    let scene = Scene::set(fixture, SETTINGS, None).await?;
+    let mut run = Run { fixture, watched: Watched::new(fixture, JOB), made: Made::watch(fixture), generation: 1 };
+    fixture.apply(&scene.job(AUTO)).await?;
+    let operator = place.start(IDENTITY, trace(), None)?;
+    run.watched.phase("Complete", RUN_LIMIT, |_| {}).await?;
+    let undisturbed = run.jobs()?;
+    let mut hits = BTreeMap::<String, u64>::new();
+    for fired in operator.fired() {
+        let most = hits.entry(fired.point).or_default();
+        *most = (*most).max(fired.hit);
+    }
+    operator.kill().await?;
+    scene.must_agree(None, None, &[1]).await?;
+    ensure!(hits.contains_key("kube.create-job.send") && hits.contains_key("store.once.send"), "{hits:?}");
+
+    let about = "The operator, as a process of its own, suffers one fault at one of its writes and is started again. A further run of the \
+                 same job each: it makes the Jobs of an undisturbed run and no other.";
+    let columns = ["run", "faults fired", "operators", "Jobs", "seconds"];
+    let mut table = Table::new("b-operator", "The operator dies at each of its writes", about, &columns);
+    let mut open = faults(&hits);
+    let mut done = Vec::new();
+    for _ in 0..RUNS_MAX {
+        if open.is_empty() {
+            break;
+        }
+        run.next().await?;
+        let (started, before) = (Instant::now(), done.len());
+        let operators = one_run(&run, place, &mut open, &mut done).await.with_context(|| format!("run {}", run.generation))?;
+        let jobs = run.jobs()?;
+        ensure!(jobs == undisturbed, "run {}: {jobs:?}, undisturbed {undisturbed:?}", run.generation);
+        scene.must_agree(None, None, &[1]).await?;
+        let fired = (done.len() - before).to_string();
+        let seconds = started.elapsed().as_secs().to_string();
+        table.row(&[&run.generation.to_string(), &fired, &operators.to_string(), &jobs.len().to_string(), &seconds])?;
+    }
+    ensure!(open.is_empty(), "{} faults never fired: {open:?}", open.len());
+    let columns = ["failpoint", "hit", "what happened"];
+    let mut points = Table::new("c-operator-points", "The faults of these runs", "", &columns);
+    for fault in done {
+        points.row(&[&fault.point, &fault.hit.to_string(), fault.action])?;
+    }
+    Ok(())
+}
+
+/// At each write the first hit, and a later one of those that come often. What writes the lease writes nothing else, and
+/// what an operator tells comes too seldom for another hit.
+fn faults(hits: &BTreeMap<String, u64>) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for (point, most) in hits.iter().filter(|(point, _)| !point.starts_with("kube.lease")) {
+        for hit in if *most >= 4 && !point.starts_with("kube.event") { vec![1, 3] } else { vec![1] } {
+            faults.extend(actions(point).iter().map(|action| Fault { point: point.clone(), hit, action }));
+        }
+    }
+    faults
+}
+
+/// Starts operators, one after the other, until the run is complete. Returns how many.
+async fn one_run(run: &Run<'_>, place: &Place<'_>, open: &mut Vec<Fault>, done: &mut Vec<Fault>) -> anyhow::Result<u32> {
+    let (deadline, mut operators, mut later, mut is_put) = (Instant::now() + RUN_LIMIT, 0, Vec::new(), false);
+    while !run.is_complete().await {
+        ensure!(Instant::now() < deadline, "it is not complete after {operators} operators");
+        let fault = next_fault(open, is_put);
+        if fault.as_ref().is_some_and(|fault| fault.point.starts_with("kube.platform-status")) {
+            // Their status is written when they change.
+            let patch = json!({"spec": {"limits": {"maxWindow": format!("{}h", 24 + operators)}}}).to_string();
+            let class = run.fixture.name("isolated");
+            run.fixture.cluster.kubectl(&["patch", "backfillclass", &class, "--type", "merge", "--patch", &patch]).await?;
+        }
+        let mut operator = place.start(IDENTITY, fault.clone().into_iter().collect(), None)?;
+        operators += 1;
+        let has_fired = until_fired(run, &mut operator, fault.as_ref(), deadline).await?;
+        operator.kill().await?;
+        let of_the_store = fault.as_ref().is_some_and(|fault| fault.point.starts_with("store."));
+        is_put |= of_the_store && (!has_fired || fault.as_ref().is_some_and(|fault| fault.point.ends_with(".done")));
+        match fault {
+            Some(fault) if has_fired => done.push(fault),
+            Some(fault) => later.push(fault),
+            None => {}
+        }
+    }
+    // The next run begins with the others.
+    open.splice(0..0, later);
+    Ok(operators)
+}
+
+/// The next fault to suffer. A run's objects are put when it begins, when it claims and when it ends: what is left of those
+/// faults is for another run.
+fn next_fault(open: &mut Vec<Fault>, is_put: bool) -> Option<Fault> {
+    let index = open.iter().rposition(|fault| !(is_put && fault.point.starts_with("store.")))?;
+    Some(open.remove(index))
+}
+
+/// Watches an operator until its fault has fired and it has died or lived with it, or the run is complete.
+async fn until_fired(run: &Run<'_>, operator: &mut Operator, fault: Option<&Fault>, deadline: Instant) -> anyhow::Result<bool> {
+    let started = Instant::now();
+    loop {
+        let runs = operator.runs()?;
+        if fault.is_some_and(|fault| operator.has_suffered(fault)) {
+            if runs {
+                operator.wait(AFTERMATH).await?;
+            }
+            return Ok(true);
+        }
+        ensure!(runs, "the operator ended by itself");
+        let is_late = fault.is_some() && started.elapsed() > PATIENCE;
+        if is_late || Instant::now() > deadline || run.is_complete().await {
+            return Ok(false);
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+}
+
+#[tokio::test]
+async fn a_rival_that_slept_and_a_bad_apiserver_change_nothing() {
+    fixture::run("operator-rival", async |fixture| {
+        let place = Place::take(fixture).await?;
+        let outcome = rivals(fixture, &place).await;
+        place.give_back().await?;
+        outcome
+    })
+    .await;
+}
+
+async fn rivals(fixture: &Fixture, place: &Place<'_>) -> anyhow::Result<()> {
+    let scene = Scene::set(fixture, SETTINGS, None).await?;
+    let mut run = Run { fixture, watched: Watched::new(fixture, JOB), made: Made::watch(fixture), generation: 1 };
+    let about = "What happens to the operator's surroundings during a run.";
+    let columns = ["what happens", "proof", "Jobs", "seconds"];
+    let mut table = Table::new("d-surroundings", "Two leaders, and a bad apiserver", about, &columns);
+    fixture.apply(&scene.job(AUTO)).await?;
+    let started = Instant::now();
+    let undisturbed = two_leaders(&run, place).await?;
+    scene.must_agree(None, None, &[1]).await?;
+    let seconds = started.elapsed().as_secs().to_string();
+    let what = "the leader sleeps beyond its lease, another takes over, the first wakes";
+    table.row(&[what, "the second leader made Jobs", &undisturbed.len().to_string(), &seconds])?;
+
+    let kube = fixture.cluster.kube.clone();
+    let troubles = [
+        ("a tenth of the requests take effect and are answered 429, 500 or 504", [429, 500, 504].map(Trouble::RefuseAfter)),
+        ("a tenth of the requests are refused with 429, 500 or 504", [429, 500, 504].map(Trouble::Refuse)),
+    ];
+    for (what, troubles) in troubles {
+        let proxy = HttpProxy::before_apiserver(kube.clone(), SEED).await?;
+        proxy.set(Weather { per_mille: 100, troubles: troubles.to_vec(), ..Weather::default() });
+        let operator = place.start(IDENTITY, Vec::new(), Some(&proxy.endpoint))?;
+        let row = complete_next(&mut run, &scene, &undisturbed, what, &mut table, || {
+            let (requests, troubled) = proxy.told();
+            format!("{} of {requests} requests", troubled.values().sum::<u64>())
+        });
+        row.await?;
+        operator.kill().await?;
+    }
+
+    let proxy = HttpProxy::before_apiserver(kube, SEED).await?;
+    let operator = place.start(IDENTITY, Vec::new(), Some(&proxy.endpoint))?;
+    run.next().await?;
+    let started = Instant::now();
+    while run.made.of(run.generation).is_empty() {
+        ensure!(started.elapsed() < RUN_LIMIT, "the run never began");
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+    // From here on it hears of nothing by itself, and of the next run only because it asks again.
+    proxy.set(Weather { watches_are_mute: true, ..Weather::default() });
+    finish(&run, &scene, &undisturbed).await.context("mute watches")?;
+    let what = "all watches die silently in the middle of a run";
+    let mute = || format!("{} watches", proxy.told().1.values().sum::<u64>());
+    let seconds = started.elapsed().as_secs().to_string();
+    table.row(&[what, &mute(), &undisturbed.len().to_string(), &seconds])?;
+    let what = "a run is asked for while no watch tells of it";
+    complete_next(&mut run, &scene, &undisturbed, what, &mut table, mute).await?;
+    operator.kill().await?;
+
+    let operator = place.start(IDENTITY, Vec::new(), None)?;
+    let handles = Handles::of(&fixture.cluster)?;
+    run.next().await?;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    handles.kill(Component::Apiserver)?;
+    handles.start(Component::Apiserver).await?;
+    let started = Instant::now();
+    finish(&run, &scene, &undisturbed).await?;
+    let seconds = started.elapsed().as_secs().to_string();
+    table.row(&["the apiserver is killed and started again", "it was away", &undisturbed.len().to_string(), &seconds])?;
+    operator.kill().await?;
+    Ok(())
+}
+
+async fn complete_next(
+    run: &mut Run<'_>,
+    scene: &Scene<'_>,
+    undisturbed: &BTreeSet<String>,
+    what: &str,
+    table: &mut Table,
+    proof: impl Fn() -> String,
+) -> anyhow::Result<()> {
+    let started = Instant::now();
+    run.next().await?;
+    finish(run, scene, undisturbed).await.context(what.to_owned())?;
+    Ok(table.row(&[what, &proof(), &undisturbed.len().to_string(), &started.elapsed().as_secs().to_string()])?)
+}
+
+async fn finish(run: &Run<'_>, scene: &Scene<'_>, undisturbed: &BTreeSet<String>) -> anyhow::Result<()> {
+    let complete = |job: &Value| phase(job) == "Complete" && number(job, "/status/run/generation") == u64::from(run.generation);
+    run.watched.until("the run is complete", RUN_LIMIT, complete, |_| {}).await?;
+    let jobs = run.jobs()?;
+    ensure!(jobs == *undisturbed, "{jobs:?}, undisturbed {undisturbed:?}");
+    Ok(scene.must_agree(None, None, &[1]).await?)
+}
+
+/// Returns the run's Jobs, of each unit one.
+async fn two_leaders(run: &Run<'_>, place: &Place<'_>) -> anyhow::Result<BTreeSet<String>> {
+    let first = place.start("first", Vec::new(), None)?;
+    let started = Instant::now();
+    while run.made.of(1).is_empty() {
+        ensure!(started.elapsed() < RUN_LIMIT, "the first leader made no Job");
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+    first.signal(Signal::STOP)?;
+    let second = place.start("second", trace(), None)?;
+    tokio::time::sleep(BEYOND_THE_LEASE).await;
+    first.signal(Signal::CONT)?;
+    run.watched.phase("Complete", RUN_LIMIT, |_| {}).await?;
+    ensure!(second.fired().iter().any(|fired| fired.point == "kube.create-job.done"), "the second leader did nothing");
+    let jobs = run.jobs()?;
+    second.kill().await?;
+    first.kill().await?;
+    Ok(jobs)
+}

@@ -1,0 +1,137 @@
+//! What earlier generations have published, settled while the plan is made: none of them commits anything any more once
+//! every bucket has been taken over from them, and the later one then knows all that is there.
+//!
+//! Where an event may have another partition or slice than an earlier generation gave it (`Earlier::places_otherwise`), no
+//! bucket alone could tell whether it is there. Then planning reads the ids of everything that is, and the plan pins them.
+
+use std::collections::{BTreeMap, HashSet};
+
+use weir_crds::contract::digest::Sha256Digest;
+use weir_crds::contract::manifest::PartRef;
+use weir_crds::contract::names::{progress_topic, transactional_id};
+use weir_crds::contract::plan::{Bucket, Plan, PlannedSink};
+use weir_crds::contract::progress::BucketProgress;
+use weir_kafka::transaction::{Session, Target};
+use weir_kafka::{Admin, Holder, KafkaConfig};
+
+use super::Draft;
+use super::error::PlanError;
+use crate::publish::PublishError;
+use crate::publish::generations::{self, Earlier};
+use crate::publish::present::{PlannedIds, ShortId, read_ids};
+use crate::publish::progress::by_generation;
+use crate::run::Run;
+use crate::target::TargetError;
+
+/// Ids that a publishing worker holds in memory, sixteen bytes each.
+pub const IDS_MAX: usize = 4_000_000;
+
+/// The last progress of each earlier generation, by bucket.
+type Progress = BTreeMap<String, BTreeMap<u32, BucketProgress>>;
+
+/// Takes every bucket over from the generations before, and adds to the draft what they published.
+pub async fn settle(run: &Run, draft: &mut Draft) -> Result<(), PlanError> {
+    let all = generations::earlier(run).await?;
+    for index in 0..draft.plan.sinks.len() {
+        let sink = draft.plan.sinks[index].clone();
+        let mut earlier = Vec::new();
+        for generation in &all {
+            if generation.published_to(&sink)? {
+                earlier.push(generation);
+            }
+        }
+        if earlier.is_empty() {
+            continue;
+        }
+        let config = run.kafka(&sink.cluster)?;
+        let progress = take_over(run, &draft.plan, index, &config).await?;
+        earlier.retain(|generation| generation.places_otherwise(&run.spec, &sink.name));
+        if !earlier.is_empty() {
+            let ids = PlannedIds::bytes_of(ids(run, &draft.plan, index, &config, &earlier, &progress).await?);
+            let sha256 = Sha256Digest::of(&ids);
+            let rows = (ids.len() / size_of::<ShortId>()) as u64;
+            let part = PartRef { key: run.keys.present(&sink.name, &sha256.short()), sha256, bytes: ids.len() as u64, rows };
+            draft.plan.sinks[index].present = Some(part);
+            draft.present.push(ids);
+        }
+    }
+    Ok(())
+}
+
+fn buckets(plan: &Plan, sink: usize) -> Vec<Bucket> {
+    plan.buckets().into_iter().filter(|bucket| bucket.sink == sink).collect()
+}
+
+/// Without a progress topic nobody has published anything, and whoever finds one later finds this plan too.
+async fn take_over(run: &Run, plan: &Plan, index: usize, config: &KafkaConfig) -> Result<Progress, PlanError> {
+    let topic = progress_topic(&run.context.run.namespace);
+    let admin = Admin::new(config).map_err(TargetError::from)?;
+    if admin.topic(&topic).await.map_err(TargetError::from)?.is_none() {
+        return Ok(Progress::new());
+    }
+    let sink = &plan.sinks[index];
+    let tasks: Vec<_> = buckets(plan, index)
+        .into_iter()
+        .map(|bucket| {
+            let (run, sink, config, topic) = (run.clone(), sink.clone(), config.clone(), topic.clone());
+            tokio::task::spawn_blocking(move || take_one_over(&run, &sink, &bucket, &config, &topic).map(|found| (bucket.id, found)))
+        })
+        .collect();
+    let mut progress = Progress::new();
+    for task in tasks {
+        let (bucket, found) = task.await.map_err(|_| PlanError::Thread)??;
+        progress.insert(bucket, found);
+    }
+    Ok(progress)
+}
+
+fn take_one_over(
+    run: &Run,
+    sink: &PlannedSink,
+    bucket: &Bucket,
+    config: &KafkaConfig,
+    progress_topic: &str,
+) -> Result<BTreeMap<u32, BucketProgress>, PublishError> {
+    let own = &run.context.run;
+    let target = Target {
+        config,
+        transactional_id: &transactional_id(&own.namespace, &own.name, &bucket.id),
+        topic: &sink.topic,
+        partitions: &bucket.partitions,
+        max_message_bytes: sink.max_message_bytes,
+        progress_topic,
+    };
+    let mut holder = Holder::new(own.clone(), run.context.attempt);
+    let opened = Session::open(target, &mut holder);
+    let (_, found) =
+        opened.map_err(|source| PublishError::Transaction { bucket: bucket.id.clone(), own_generation: own.generation, source })?;
+    by_generation(&found, own, &bucket.id)
+}
+
+/// All ids that these generations published to the sink's target.
+async fn ids(
+    run: &Run,
+    plan: &Plan,
+    index: usize,
+    config: &KafkaConfig,
+    earlier: &[&Earlier],
+    progress: &Progress,
+) -> Result<HashSet<ShortId>, PlanError> {
+    let mut ids = HashSet::new();
+    for generation in earlier {
+        let mut ranges = Vec::new();
+        for bucket in buckets(plan, index) {
+            let last = progress.get(&bucket.id).and_then(|found| found.get(&generation.run.generation));
+            ranges.extend(generation.ranges(&run.ledger, &bucket.id, last, |_| true).await?);
+        }
+        let (config, topic, id) = (config.clone(), plan.sinks[index].topic.clone(), generation.run.to_string());
+        let read = tokio::task::spawn_blocking(move || {
+            read_ids(&config, &topic, &id, &ranges, |id| _ = ids.len() <= IDS_MAX && ids.insert(id)).map(|()| ids)
+        });
+        ids = read.await.map_err(|_| PlanError::Thread)??;
+        if ids.len() > IDS_MAX {
+            return Err(PlanError::TooManyPresent { topic: plan.sinks[index].topic.clone(), generation: generation.run.generation });
+        }
+    }
+    Ok(ids)
+}

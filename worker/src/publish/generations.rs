@@ -1,0 +1,136 @@
+//! Other generations of a job, as the artifact store has them: what the earlier ones planned and where what they published
+//! lies, and whether there is a later one.
+
+use std::collections::BTreeMap;
+
+use weir_crds::{
+    contract::{
+        digest::Sha256Digest,
+        keys::RunKeys,
+        manifest::{Manifest, Published, PublishedPartition},
+        names::RunId,
+        plan::{Plan, PlannedSink},
+        progress::BucketProgress,
+        run::RunSpec,
+    },
+    window::Slice,
+};
+use weir_kafka::range::Range;
+use weir_ledger::{Ledger, LedgerError};
+
+use super::error::PublishError;
+use crate::run::{Run, RunError, read};
+
+/// An earlier generation that was planned. One without a plan has published nothing.
+#[derive(Debug)]
+pub struct Earlier {
+    pub run: RunId,
+    pub spec: RunSpec,
+    pub plan: Plan,
+    keys: RunKeys,
+    plan_hash: Sha256Digest,
+}
+
+/// All of them, the first one first.
+pub async fn earlier(run: &Run) -> Result<Vec<Earlier>, RunError> {
+    let own = &run.context.run;
+    let mut all = Vec::new();
+    for generation in numbers(run).await?.into_iter().filter(|generation| *generation < own.generation) {
+        let id = RunId { generation, ..own.clone() };
+        let keys = RunKeys::new(&run.context.store.prefix, &id);
+        if run.ledger.head(&keys.plan()).await?.is_none() {
+            continue;
+        }
+        let (spec, _) = read(&run.ledger, &keys.run()).await?;
+        let (plan, plan_hash) = read(&run.ledger, &keys.plan()).await?;
+        all.push(Earlier { run: id, spec, plan, keys, plan_hash });
+    }
+    Ok(all)
+}
+
+/// A later generation that is planned.
+pub async fn later(run: &Run) -> Result<Option<u32>, LedgerError> {
+    let own = &run.context.run;
+    for generation in numbers(run).await?.into_iter().filter(|generation| *generation > own.generation) {
+        let keys = RunKeys::new(&run.context.store.prefix, &RunId { generation, ..own.clone() });
+        if run.ledger.head(&keys.plan()).await?.is_some() {
+            return Ok(Some(generation));
+        }
+    }
+    Ok(None)
+}
+
+async fn numbers(run: &Run) -> Result<Vec<u32>, LedgerError> {
+    let folders = run.ledger.folders(run.keys.job()).await?;
+    let mut numbers: Vec<u32> = folders.iter().filter_map(|folder| folder.strip_prefix('g')?.strip_suffix('/')?.parse().ok()).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+impl Earlier {
+    /// Whether it had this target. Its producers go by the sink's name, which must be the same then.
+    pub fn published_to(&self, sink: &PlannedSink) -> Result<bool, PublishError> {
+        let is_same = |then: &&PlannedSink| then.cluster_id == sink.cluster_id && then.topic_id == sink.topic_id;
+        match self.plan.sinks.iter().find(is_same) {
+            None => Ok(false),
+            Some(then) if then.name == sink.name => Ok(true),
+            Some(then) => {
+                Err(PublishError::SinkRenamed { generation: self.run.generation, then: then.name.clone(), now: sink.name.clone() })
+            }
+        }
+    }
+
+    /// Whether an event may now belong to another slice or partition of the sink than it did then. Partitions follow from the
+    /// key, slices from the time; both come from the sources and what is made of them.
+    pub fn places_otherwise(&self, spec: &RunSpec, sink: &str) -> bool {
+        let partitioner = |spec: &RunSpec| {
+            let sink = spec.sinks.iter().find(|declared| declared.name == sink)?;
+            sink.kafka.as_ref().map(|kafka| (kafka.partitioner, kafka.key))
+        };
+        self.spec.sources != spec.sources
+            || self.spec.reconstruct.columns != spec.reconstruct.columns
+            || partitioner(&self.spec) != partitioner(spec)
+    }
+
+    /// Where the records lie that it published of a bucket's slices: for each partition one range, from the first to the
+    /// last. `progress` is its last progress of the bucket; nobody of it may be publishing any more.
+    pub async fn ranges(
+        &self,
+        ledger: &Ledger,
+        bucket: &str,
+        progress: Option<&BucketProgress>,
+        wanted: impl Fn(&Slice) -> bool,
+    ) -> Result<Vec<Range>, PublishError> {
+        let last = progress.and_then(|progress| progress.at.as_ref());
+        let mut ranges = BTreeMap::new();
+        for slice in self.plan.slices.iter().filter(|slice| wanted(slice)) {
+            let key = self.keys.published(&slice.id, bucket);
+            match ledger.get(&key).await.map_err(RunError::Store)? {
+                Some(bytes) => {
+                    let manifest = Manifest::<Published>::parse(&bytes, &self.run, self.plan_hash);
+                    extend(&mut ranges, &manifest.map_err(|source| RunError::Manifest { key, source })?.body.partitions);
+                }
+                // Its last slice may be published in part.
+                None => {
+                    if let Some(at) = last.filter(|at| at.slice == slice.id) {
+                        extend(&mut ranges, &at.partitions);
+                    }
+                }
+            }
+        }
+        if progress.is_none() && ledger.head(&self.keys.publishing(bucket)).await.map_err(RunError::Store)?.is_some() {
+            let what = format!("there is no progress record of generation {}", self.run.generation);
+            return Err(PublishError::ProgressLost { bucket: bucket.to_owned(), what });
+        }
+        Ok(ranges.into_values().collect())
+    }
+}
+
+fn extend(ranges: &mut BTreeMap<i32, Range>, partitions: &BTreeMap<i32, PublishedPartition>) {
+    for (partition, published) in partitions {
+        let Some(offsets) = published.offsets else { continue };
+        let range = ranges.entry(*partition).or_insert(Range { partition: *partition, first: offsets.first, end: offsets.last + 1 });
+        range.first = range.first.min(offsets.first);
+        range.end = range.end.max(offsets.last + 1);
+    }
+}
