@@ -8,8 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::refs::ObjectRef;
 
-/// One governed topic: its retention, its floor and why, and how far its groups are. Written by weir alone; every replica
-/// of the webhook answers from it.
+/// One governed topic: its retention, its floor and why, and how far its groups are. Written by weir alone.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "weir.dev",
@@ -39,7 +38,7 @@ pub struct TopicFloorSpec {
     pub topic: String,
 }
 
-/// Lengths of time are written as people read them; exact ones lie in `admission`. What is not known is `Unknown`.
+/// Lengths of time are written as people read them. What is not known is `Unknown`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TopicFloorStatus {
@@ -52,7 +51,7 @@ pub struct TopicFloorStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub floor: Option<String>,
-    /// What decided the floor: `Minimum`, `Lag`, `DowntimeAllowance`, `Hold`, `UnknownLag` or `Remembered`.
+    /// What decided the floor: `Minimum`, `Lag`, `DowntimeAllowance`, `UnknownLag` or `Remembered`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub decided_by: Option<String>,
@@ -75,16 +74,9 @@ pub struct TopicFloorStatus {
     pub headroom: String,
     #[schemars(length(max = 32))]
     pub time_to_loss: String,
-    /// The exception that lowers what is enforced.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 1600))]
-    pub exception: Option<String>,
-    /// What weir raised and will take back, by key.
+    /// What weir raised, by key, as long as nobody else has changed it since.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub raised: BTreeMap<String, RaisedKey>,
-    /// What a change of the topic is judged by; absent: every change may pass.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub admission: Option<AdmissionFacts>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -96,23 +88,4 @@ pub struct RaisedKey {
     pub before: Option<String>,
     #[schemars(length(max = 64))]
     pub set: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct AdmissionFacts {
-    /// In milliseconds, -1 without limit; absent: not known, and nothing may be lowered.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub floor_ms: Option<i64>,
-    pub mode: crate::topic_retention_policy::EnforcementMode,
-    pub protect: crate::topic_retention_policy::ProtectSpec,
-    /// What the topic has where it sets nothing, by key.
-    pub inherited: BTreeMap<String, String>,
-    /// Of the partition that grows fastest; absent: not known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bytes_per_second: Option<i64>,
-    #[schemars(length(max = 64), inner(length(max = 512)))]
-    pub owners: Vec<String>,
-    #[schemars(length(max = 64), inner(length(max = 1024)))]
-    pub consumers: Vec<String>,
 }

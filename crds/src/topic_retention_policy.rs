@@ -37,13 +37,10 @@ pub struct TopicRetentionPolicySpec {
     pub floor: FloorSpec,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consumer_groups: Option<ConsumerGroups>,
-    /// Which ways of lowering retention are guarded beside `retention.ms`. Absent: all.
+    /// Which ways of lowering retention are guarded beside the topic's own `retention.ms`. Absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protect: Option<ProtectSpec>,
     pub enforcement: Enforcement,
-    /// How weir itself takes back what it raised. Default: 24h every 24h.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub decreases: Option<DecreasesSpec>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slo: Option<SloSpec>,
     pub owners: OwnersSpec,
@@ -68,8 +65,8 @@ pub struct TopicSelector {
     pub exclude: Vec<String>,
 }
 
-/// The floor: the greatest of `minimum`, the multiple of the worst lag over the look-back, `downtimeAllowance` and the
-/// holds of running BackfillJobs; at most `maximum`.
+/// The floor: the greatest of `minimum`, the multiple of the worst lag over the look-back and `downtimeAllowance`; at most
+/// `maximum`.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -119,57 +116,23 @@ pub struct ConsumerGroups {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ProtectSpec {
-    /// Default true.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retention_bytes: Option<bool>,
-    /// That a compacted topic begins to delete. Default true.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cleanup_policy: Option<bool>,
     /// What the topic inherits where it sets nothing itself. Default true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broker_defaults: Option<bool>,
-    /// That the topic is deleted. Default true.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub deletion: Option<bool>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Enforcement {
     pub mode: EnforcementMode,
-    /// More time for a group that is about to lose records. Absent: none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub emergency_extend: Option<EmergencyExtend>,
 }
 
-/// `Enforce` repairs and refuses, `Warn` warns, `Audit` only records.
+/// `Enforce` raises what is below its floor, `Warn` tells of it in an event, `Audit` only records it in status and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum EnforcementMode {
     Enforce,
     Warn,
     Audit,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct EmergencyExtend {
-    /// Of the effective retention.
-    #[schemars(range(min = 1, max = 99))]
-    pub when_headroom_below_percent: u32,
-    /// Of the present retention. Default 200.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 101, max = 1000))]
-    pub factor_percent: Option<u32>,
-    /// It goes no further than this.
-    pub maximum: KubeDuration,
-}
-
-#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("duration(self.maxStep) >= duration('1m') && duration(self.every) >= duration('1m')").message("decreases.maxStep and decreases.every must be at least 1m"))]
-pub struct DecreasesSpec {
-    pub max_step: KubeDuration,
-    pub every: KubeDuration,
 }
 
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,6 +13,18 @@ pub const LOCAL_RETENTION_MS: &str = "local.retention.ms";
 pub const LOCAL_RETENTION_BYTES: &str = "local.retention.bytes";
 pub const TIMESTAMP_TYPE: &str = "message.timestamp.type";
 
+/// All that is asked of a topic.
+pub const KEYS: [&str; 8] = [
+    RETENTION_MS,
+    RETENTION_BYTES,
+    CLEANUP_POLICY,
+    REMOTE_STORAGE,
+    REMOTE_DELETE_ON_DISABLE,
+    LOCAL_RETENTION_MS,
+    LOCAL_RETENTION_BYTES,
+    TIMESTAMP_TYPE,
+];
+
 /// Where a value comes from: the topic's own, or what it inherits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {

@@ -2,13 +2,103 @@
 
 use crate::{
     Assessment,
+    assess::Unknown,
     config::{Setting, Source, TopicConfig},
+    findings::{Finding, Gap, GapCause},
     floor::Reason,
     judge::Standing,
-    lag::{Behind, LagUnknown},
+    lag::{Behind, LagUnknown, RetentionUnknown},
     policy::{Owners, Policy},
     text,
 };
+
+impl RetentionUnknown {
+    pub fn says(self) -> String {
+        match self {
+            Self::Config => "its configuration cannot be read".to_owned(),
+            Self::Value(key) => format!("its {key} is not there, or nothing that Kafka takes"),
+            Self::FillTime => "how fast retention.bytes fills is not known".to_owned(),
+        }
+    }
+}
+
+impl Unknown {
+    pub fn says(&self) -> String {
+        match self {
+            Self::Retention(why) => why.says(),
+            Self::Groups => "its consumer groups could not be listed".to_owned(),
+            Self::Lag { group, why } => format!("how far group {group} is behind is not known: {}", why.as_str()),
+            Self::LagBound { group, least_ms } => format!(
+                "group {group} is at least {} behind, since its next record came before weir looked and its time could not be read",
+                text::rough(*least_ms)
+            ),
+        }
+    }
+}
+
+impl Gap {
+    /// Which records, when they came, what became of them and whose loss it is.
+    pub fn says(&self) -> String {
+        let why = match self.cause {
+            GapCause::LogStartMoved => "were deleted before it read them",
+            GapCause::TopicDeleted => "were deleted with the topic before it read them",
+            GapCause::Skipped => "were skipped: the broker had forgotten its offset, and it came back beyond them",
+        };
+        let at = |at: Option<i64>| at.map_or_else(|| "a time that is not known".to_owned(), text::second);
+        format!(
+            "offsets {} to {} of partition {}, at most {} records that arrived between {} and {}, {why} (group {})",
+            self.from,
+            self.to - 1,
+            self.partition,
+            self.records_max(),
+            at(self.first_ms),
+            at(self.last_ms),
+            self.group
+        )
+    }
+}
+
+impl Finding {
+    /// As a reason of conditions and events.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::BelowFloor { .. } => "BelowFloor",
+            Self::FloorCapped { .. } => "FloorCapped",
+            Self::Missed(Gap { cause: GapCause::Skipped, .. }) => "RecordsSkipped",
+            Self::Missed(_) => "RecordsLost",
+            Self::DeadConsumer { .. } => "DeadConsumer",
+            Self::OffsetsExpiring { .. } => "OffsetsExpiring",
+            Self::LagTrend { .. } => "LagTrend",
+            Self::LagAboveSlo { critical: true, .. } => "LagCritical",
+            Self::LagAboveSlo { .. } => "LagHigh",
+            Self::LossNear { .. } => "LossNear",
+        }
+    }
+
+    pub fn says(&self) -> String {
+        match self {
+            Self::BelowFloor { from, to, floor } => {
+                let from = from.map_or_else(String::new, |from| format!(" (lowered from {})", text::retention(from)));
+                format!("its retention of {}{from} is below the floor of {}", text::retention(*to), text::retention(*floor))
+            }
+            Self::FloorCapped { wanted, maximum } => {
+                format!("a floor of {} is needed, and the maximum of {} caps it", text::retention(*wanted), text::retention(*maximum))
+            }
+            Self::Missed(gap) => gap.says(),
+            Self::DeadConsumer { group, partitions, since_ms } => {
+                format!("group {group} has made no progress since {} on {} partitions that grow", text::second(*since_ms), partitions.len())
+            }
+            Self::OffsetsExpiring { group, within_ms } => {
+                format!("group {group} has no members, and the broker forgets its offsets within {}", text::rough(*within_ms))
+            }
+            Self::LagTrend { group, crosses_ms } => {
+                format!("group {group} is slower than its producers, and loses records from {} on", text::second(*crosses_ms))
+            }
+            Self::LagAboveSlo { group, percent, .. } => format!("group {group} is behind by {percent} % of the effective retention"),
+            Self::LossNear { group, within_ms } => format!("group {group} loses records within {}", text::rough(*within_ms)),
+        }
+    }
+}
 
 impl LagUnknown {
     pub const fn as_str(self) -> &'static str {
@@ -75,7 +165,7 @@ impl Assessment {
     }
 
     /// Who is to be asked: the owner of the limiting group, otherwise those of the topic.
-    fn owners(&self, policies: &[&Policy]) -> Vec<String> {
+    pub fn owners(&self, policies: &[&Policy]) -> Vec<String> {
         let consumer = policies.iter().find_map(|p| p.owners.consumers.get(self.limiting.as_ref()?));
         match consumer {
             Some(consumer) => vec![named(&consumer.team, consumer.contact.as_deref().into_iter())],
@@ -87,7 +177,7 @@ impl Assessment {
     }
 
     /// Groups that count, with what they fill.
-    fn consumers(&self, policies: &[&Policy]) -> Vec<String> {
+    pub fn consumers(&self, policies: &[&Policy]) -> Vec<String> {
         let with_tables = |name: &String| {
             let owned = policies.iter().filter_map(|p| p.owners.consumers.get(name));
             named(name, owned.flat_map(|c| &c.tables).map(String::as_str))

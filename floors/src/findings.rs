@@ -45,7 +45,7 @@ impl Gap {
     }
 
     /// Whether both are the same gap, which may have grown.
-    pub(crate) fn begins_as(&self, other: &Self) -> bool {
+    pub fn begins_as(&self, other: &Self) -> bool {
         self.topic_id == other.topic_id
             && self.group == other.group
             && self.partition == other.partition

@@ -65,6 +65,11 @@ impl History {
         }
     }
 
+    /// Whether policies ask for something of the topic, or did within the look-back.
+    pub fn is_governed(&self) -> bool {
+        self.rules.is_some()
+    }
+
     pub fn topic_id(&self) -> &str {
         &self.topic_id
     }
@@ -72,6 +77,11 @@ impl History {
     /// What weir raised and has not taken back, by key.
     pub fn raised(&self) -> &BTreeMap<String, Raised> {
         &self.raised
+    }
+
+    /// What weir raised before this memory began, as the topic's `TopicFloor` says.
+    pub fn resume(&mut self, raised: BTreeMap<String, Raised>) {
+        self.raised = raised;
     }
 
     pub(crate) fn look_back_ms(&self) -> i64 {

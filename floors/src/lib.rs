@@ -8,6 +8,7 @@
 //! oldest unread record may be deleted, by its timestamp and the retention; headroom uses it. Neither is made of the other.
 
 pub mod assess;
+pub mod conditions;
 pub mod config;
 pub mod exceptions;
 pub mod explain;

@@ -13,12 +13,13 @@ use crate::{
     DAY_MS, HOUR_MS, Retention,
     exceptions::Exception,
     history::LOOK_BACK_DEFAULT_MS,
-    policy::{Authority, Consumer, Decreases, Detectors, Emergency, FloorRule, GroupRule, Mode, Owners, Policy, Protect, Slo, Topics},
+    policy::{Authority, Consumer, Decreases, Detectors, FloorRule, GroupRule, Mode, Owners, Policy, Protect, Slo, Topics},
 };
 
 const LAG_MULTIPLIER_DEFAULT_PERCENT: u32 = 200;
 const RETIRE_AFTER_DEFAULT_MS: i64 = 336 * HOUR_MS;
-const EXTEND_FACTOR_DEFAULT_PERCENT: u32 = 200;
+/// How far and how often weir may take back what it raised.
+const DECREASES: Decreases = Decreases { max_step_ms: DAY_MS, every_ms: DAY_MS };
 /// An exception ends so long after its creation, whatever it says.
 pub const EXCEPTION_MAX_MS: i64 = 4 * HOUR_MS;
 
@@ -55,15 +56,8 @@ pub fn policy(name: &str, spec: &TopicRetentionPolicySpec) -> Result<Policy, Vec
         authority: Authority::Observe,
         mode: mode(spec.enforcement.mode),
         protect: protect(&spec.protect.clone().unwrap_or_default()),
-        emergency: spec.enforcement.emergency_extend.as_ref().map(|extend| Emergency {
-            below_headroom_percent: extend.when_headroom_below_percent,
-            factor_percent: extend.factor_percent.unwrap_or(EXTEND_FACTOR_DEFAULT_PERCENT),
-            maximum_ms: ms(extend.maximum),
-        }),
-        decreases: Decreases {
-            max_step_ms: spec.decreases.as_ref().map_or(DAY_MS, |d| ms(d.max_step)),
-            every_ms: spec.decreases.as_ref().map_or(DAY_MS, |d| ms(d.every)),
-        },
+        emergency: None,
+        decreases: DECREASES,
         slo: slo(spec),
         detectors: Detectors {
             dead_consumer_after_ms: spec.detectors.as_ref().and_then(|d| Some(ms(d.dead_consumer.as_ref()?.after))),
@@ -104,7 +98,7 @@ fn owners(spec: &TopicRetentionPolicySpec) -> Owners {
     }
 }
 
-pub(crate) fn mode(mode: EnforcementMode) -> Mode {
+fn mode(mode: EnforcementMode) -> Mode {
     match mode {
         EnforcementMode::Enforce => Mode::Enforce,
         EnforcementMode::Warn => Mode::Warn,
@@ -112,13 +106,8 @@ pub(crate) fn mode(mode: EnforcementMode) -> Mode {
     }
 }
 
-pub(crate) fn protect(spec: &ProtectSpec) -> Protect {
-    Protect {
-        retention_bytes: spec.retention_bytes.unwrap_or(true),
-        cleanup_policy: spec.cleanup_policy.unwrap_or(true),
-        broker_defaults: spec.broker_defaults.unwrap_or(true),
-        deletion: spec.deletion.unwrap_or(true),
-    }
+fn protect(spec: &ProtectSpec) -> Protect {
+    Protect { broker_defaults: spec.broker_defaults.unwrap_or(true), ..Protect::ALL }
 }
 
 /// What a cluster lets a namespace do with a topic; `None`: nothing.

@@ -1,17 +1,15 @@
-//! What `TopicFloor` and `TopicRetentionPolicy` show, and how admission reads it back.
+//! What `TopicFloor` and `TopicRetentionPolicy` show.
 
 use weir_crds::{
-    topic_floor::{AdmissionFacts, RaisedKey, TopicFloorStatus},
-    topic_retention_policy::{EnforcementMode, ProtectSpec, TopicCounts, WorstTopic},
+    topic_floor::{RaisedKey, TopicFloorStatus},
+    topic_retention_policy::{TopicCounts, WorstTopic},
 };
 
 use crate::{
-    Assessment, Retention, State,
+    Assessment, DAY_MS, MINUTE_MS, Retention, State,
     floor::Reason,
-    judge::Standing,
     lag::{Behind, TimeLeft},
-    policy::{Mode, Protect},
-    spec, text,
+    text,
 };
 
 /// A policy's status shows so many topics.
@@ -30,8 +28,8 @@ impl Reason {
     }
 }
 
-/// What a `TopicFloor` says. `standing` is that of the same assessment.
-pub fn topic_floor(it: &Assessment, standing: Option<&Standing>) -> TopicFloorStatus {
+/// What a `TopicFloor` says.
+pub fn topic_floor(it: &Assessment) -> TopicFloorStatus {
     let limiting = it.limiting.as_ref().and_then(|name| it.groups.get(name));
     TopicFloorStatus {
         state: it.state.as_str().to_owned(),
@@ -52,56 +50,12 @@ pub fn topic_floor(it: &Assessment, standing: Option<&Standing>) -> TopicFloorSt
             TimeLeft::Never => "Never".to_owned(),
             TimeLeft::Unknown => "Unknown".to_owned(),
         },
-        exception: it.exception.clone(),
         raised: it.raised.iter().map(|(key, r)| (key.clone(), RaisedKey { before: r.before.clone(), set: r.set.clone() })).collect(),
-        admission: standing.map(facts),
     }
 }
 
 fn length(retention: Retention) -> String {
     retention.millis().map_or_else(|| "Unlimited".to_owned(), text::exact)
-}
-
-fn facts(standing: &Standing) -> AdmissionFacts {
-    AdmissionFacts {
-        floor_ms: standing.floor.map(Retention::to_kafka),
-        mode: match standing.mode {
-            Mode::Enforce => EnforcementMode::Enforce,
-            Mode::Warn => EnforcementMode::Warn,
-            Mode::Audit => EnforcementMode::Audit,
-        },
-        protect: protect(standing.protect),
-        inherited: standing.inherited.clone(),
-        // Rounded up: what fills sooner is judged more strictly.
-        bytes_per_second: standing.bytes_per_ms.map(|rate| (rate * 1000.0).ceil() as i64),
-        owners: standing.owners.clone(),
-        consumers: standing.consumers.clone(),
-    }
-}
-
-fn protect(protect: Protect) -> ProtectSpec {
-    ProtectSpec {
-        retention_bytes: Some(protect.retention_bytes),
-        cleanup_policy: Some(protect.cleanup_policy),
-        broker_defaults: Some(protect.broker_defaults),
-        deletion: Some(protect.deletion),
-    }
-}
-
-/// What admission judges by, from a `TopicFloor`; `None`: nobody asks for anything.
-pub fn standing(topic: &str, status: &TopicFloorStatus) -> Option<Standing> {
-    let facts = status.admission.as_ref()?;
-    Some(Standing {
-        topic: topic.to_owned(),
-        floor: facts.floor_ms.map(Retention::of_kafka),
-        mode: spec::mode(facts.mode),
-        protect: spec::protect(&facts.protect),
-        inherited: facts.inherited.clone(),
-        bytes_per_ms: facts.bytes_per_second.map(|rate| rate as f64 / 1000.0),
-        why: status.why.clone(),
-        owners: facts.owners.clone(),
-        consumers: facts.consumers.clone(),
-    })
 }
 
 /// How a policy's topics are, by state, and the worst of them.
@@ -128,4 +82,85 @@ pub fn summary<'a>(topics: impl IntoIterator<Item = (&'a str, &'a Assessment)>) 
         why: it.why(),
     };
     (counts, worst.into_iter().take(WORST_MAX).map(row).collect())
+}
+
+/// What a `TopicFloor` was written with, to tell whether the next is news.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shown {
+    pub status: TopicFloorStatus,
+    /// `None`: the limiting group is close to the end, where it comes and goes with every record.
+    lag: Option<ShownLag>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct ShownLag {
+    group: Option<String>,
+    behind_ms: Option<i64>,
+    headroom_percent: Option<u32>,
+    time_to_loss: TimeLeft,
+}
+
+/// Lags below it are all the same.
+const NEAR_MS: i64 = 5 * MINUTE_MS;
+/// Losses that are further away are all the same.
+const FAR_MS: i64 = 30 * DAY_MS;
+/// Headroom that moved by less is the same, so that a topic with traffic is not written again and again.
+const HEADROOM_STEP_PERCENT: u32 = 10;
+
+impl Shown {
+    pub fn of(it: &Assessment) -> Self {
+        let limiting = it.limiting.as_ref().and_then(|name| it.groups.get(name));
+        let behind_ms = limiting.and_then(|lag| lag.behind.least_ms());
+        let is_near = limiting.is_none_or(|lag| lag.behind.is_known()) && behind_ms.unwrap_or(0) < NEAR_MS;
+        let lag = ShownLag {
+            group: it.limiting.clone(),
+            behind_ms,
+            headroom_percent: it.headroom_percent,
+            time_to_loss: match it.time_to_loss {
+                TimeLeft::In(ms) if ms > FAR_MS => TimeLeft::Never,
+                left @ (TimeLeft::In(_) | TimeLeft::Never | TimeLeft::Unknown) => left,
+            },
+        };
+        Self { status: topic_floor(it), lag: (!is_near).then_some(lag) }
+    }
+
+    /// Whether it must be shown at once.
+    pub fn is_another_state(&self, before: &TopicFloorStatus) -> bool {
+        let said = |s: &TopicFloorStatus| (s.state.clone(), s.raised.clone());
+        said(&self.status) != said(before)
+    }
+
+    /// Whether it says something that an earlier one did not, beside numbers that moved a little.
+    pub fn is_news(&self, before: &Self) -> bool {
+        let said = |s: &TopicFloorStatus| (s.retention.clone(), s.floor.clone(), s.decided_by.clone());
+        let lag_moved = match (&self.lag, &before.lag) {
+            (Some(now), Some(before)) => now.moved_from(before),
+            (now, before) => now.is_some() != before.is_some(),
+        };
+        self.is_another_state(&before.status) || said(&self.status) != said(&before.status) || lag_moved
+    }
+}
+
+impl ShownLag {
+    fn moved_from(&self, before: &Self) -> bool {
+        let headroom_moved = match (self.headroom_percent, before.headroom_percent) {
+            (Some(a), Some(b)) => a.abs_diff(b) >= HEADROOM_STEP_PERCENT,
+            (a, b) => a != b,
+        };
+        let loss_moved = match (self.time_to_loss, before.time_to_loss) {
+            (TimeLeft::In(a), TimeLeft::In(b)) => moved(a, b),
+            (a, b) => a != b,
+        };
+        let lag_moved = match (self.behind_ms, before.behind_ms) {
+            (Some(a), Some(b)) => moved(a, b),
+            (a, b) => a != b,
+        };
+        self.group != before.group || headroom_moved || loss_moved || lag_moved
+    }
+}
+
+/// By half or more.
+fn moved(a: i64, b: i64) -> bool {
+    let (less, more) = (a.min(b).max(NEAR_MS), a.max(b).max(NEAR_MS));
+    more - less >= less / 2
 }

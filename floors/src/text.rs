@@ -39,6 +39,11 @@ pub fn day(at_ms: i64) -> String {
     jiff::Timestamp::from_millisecond(at_ms).map_or_else(|_| at_ms.to_string(), |at| at.strftime("%Y-%m-%d").to_string())
 }
 
+/// A time to the second, in UTC: `2026-11-02T14:03:00Z`.
+pub fn second(at_ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(at_ms).map_or_else(|_| at_ms.to_string(), |at| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
 /// A share in percent as a factor: `twice that`, `150 % of that`.
 pub fn multiple(percent: u32) -> String {
     match percent {
@@ -68,6 +73,6 @@ mod tests {
             assert_eq!((exact(ms).as_str(), rough(ms).as_str()), (exactly, roughly), "{ms}");
         }
         assert_eq!(retention(Retention::Millis(3_600_000)), "3600000 (1h)");
-        assert_eq!(day(1_793_577_600_000), "2026-11-02");
+        assert_eq!((day(1_793_577_600_000).as_str(), second(1_793_577_600_000).as_str()), ("2026-11-02", "2026-11-02T00:00:00Z"));
     }
 }

@@ -7,6 +7,7 @@ mod detectors;
 mod edits;
 mod explain;
 mod properties;
+mod shown;
 mod situations;
 mod spec;
 mod world;

@@ -1,4 +1,4 @@
-//! From the kinds and back: no field is ignored, and admission reads what the reconciler wrote.
+//! From the kinds and back: no field is ignored.
 
 use std::collections::BTreeSet;
 
@@ -7,11 +7,7 @@ use serde_json::{Value, json};
 use weir_crds::{RetentionException, TopicRetentionPolicy, kafka_cluster::KafkaClusterSpec, retention_exception::RetentionExceptionSpec};
 
 use super::world::{BEGIN_MS, GROUP, World};
-use crate::{
-    HOUR_MS, Policy, Retention, State,
-    policy::{Authority, Consumer},
-    spec, status,
-};
+use crate::{HOUR_MS, Policy, Retention, State, policy::Authority, spec, status};
 
 fn full() -> Value {
     json!({
@@ -19,9 +15,8 @@ fn full() -> Value {
         "topics": {"names": ["a"], "patterns": ["^orders\\..*"], "exclude": ["-changelog$"]},
         "floor": {"minimum": "168h", "lagMultiplierPercent": 300, "lagLookback": "100h", "downtimeAllowance": "72h", "maximum": "720h"},
         "consumerGroups": {"required": ["lake-sink"], "exclude": ["^console-"], "retireAfter": "300h"},
-        "protect": {"retentionBytes": false, "cleanupPolicy": false, "brokerDefaults": false, "deletion": false},
-        "enforcement": {"mode": "Enforce", "emergencyExtend": {"whenHeadroomBelowPercent": 50, "factorPercent": 150, "maximum": "336h"}},
-        "decreases": {"maxStep": "12h", "every": "6h"},
+        "protect": {"brokerDefaults": false},
+        "enforcement": {"mode": "Enforce"},
         "slo": {"warningPercent": 20, "criticalPercent": 40, "minTimeToLoss": "3h", "offsetsExpiryPercent": 60},
         "owners": {"team": "growth", "contacts": ["#growth"],
                    "consumers": [{"group": "lake-sink", "team": "data-lake", "contact": "#data-lake", "tables": ["raw.app_events"]}]},
@@ -98,7 +93,7 @@ fn what_is_absent_has_its_default() {
     assert_eq!(policy.floor.lag_multiplier_percent, 200);
     assert_eq!((policy.floor.look_back_ms, policy.floor.maximum), (168 * HOUR_MS, Retention::Infinite));
     assert_eq!((policy.slo.warning_percent, policy.slo.critical_percent), (25, 50));
-    assert!(policy.protect.deletion && policy.emergency.is_none() && policy.detectors.dead_consumer_after_ms.is_none());
+    assert!(policy.protect.broker_defaults && policy.emergency.is_none() && policy.detectors.dead_consumer_after_ms.is_none());
     assert_eq!(policy.authority, Authority::Observe, "until the cluster grants more");
 }
 
@@ -170,20 +165,13 @@ fn an_exception_covers_its_topics_for_four_hours_at_most() {
 }
 
 #[test]
-fn admission_reads_from_a_topic_floor_what_was_written() {
+fn a_topic_floor_shows_an_assessment() {
     let mut world = World::new();
     world.pass(100 * HOUR_MS, HOUR_MS, 60, 0);
-    world.policies[0].owners.team = "growth".into();
-    let owner = Consumer { team: "data-lake".into(), contact: None, tables: vec!["raw.app_events".into()] };
-    world.policies[0].owners.consumers.insert(GROUP.into(), owner);
     let said = world.look();
     world.apply(&said);
     let said = world.look();
-    let policies: Vec<&Policy> = world.policies.iter().collect();
-    let standing = said.standing("app_events", world.seen.config.as_ref(), &policies).unwrap();
-    let shown = status::topic_floor(&said, Some(&standing));
-    assert_eq!(status::standing("app_events", &shown), Some(standing));
-    assert_eq!(status::standing("app_events", &status::topic_floor(&said, None)), None);
+    let shown = status::topic_floor(&said);
     let columns = (shown.retention.as_str(), shown.floor.as_deref(), shown.decided_by.as_deref(), shown.limiting_group.as_deref());
     assert_eq!(columns, ("200h", Some("200h"), Some("Lag"), Some(GROUP)));
     let columns = (shown.behind.as_deref(), shown.peak.as_deref(), shown.headroom.as_str(), shown.time_to_loss.as_str());
