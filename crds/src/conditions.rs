@@ -18,6 +18,12 @@ pub enum ConditionType {
     Failed,
     Reconciling,
     Stalled,
+    LagObserved,
+    FloorSatisfied,
+    LagWithinSlo,
+    OffsetsRetained,
+    FloorCapped,
+    DataLossDetected,
 }
 
 impl ConditionType {
@@ -36,6 +42,12 @@ impl ConditionType {
             Self::Failed => "Failed",
             Self::Reconciling => "Reconciling",
             Self::Stalled => "Stalled",
+            Self::LagObserved => "LagObserved",
+            Self::FloorSatisfied => "FloorSatisfied",
+            Self::LagWithinSlo => "LagWithinSLO",
+            Self::OffsetsRetained => "OffsetsRetained",
+            Self::FloorCapped => "FloorCapped",
+            Self::DataLossDetected => "DataLossDetected",
         }
     }
 }

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::refs::ObjectRef;
+use crate::{duration::KubeDuration, refs::ObjectRef};
 
 /// A Kafka cluster: how it is reached, and which namespaces may use which of its topics.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -72,8 +72,9 @@ pub enum SaslMechanism {
 }
 
 /// What some namespaces may do with some topics.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.maxFloor) || self.verbs.exists(v, v == 'Govern')").message("grants[].maxFloor belongs to the verb Govern; add the verb, or leave maxFloor out"))]
 pub struct Grant {
     /// Names of namespaces; `"*"` alone stands for every namespace.
     #[schemars(length(min = 1, max = 256), inner(length(min = 1, max = 63), regex(pattern = r"^(\*|[a-z0-9]([a-z0-9-]*[a-z0-9])?)$")))]
@@ -81,15 +82,21 @@ pub struct Grant {
     /// Regular expressions over whole topic names; each begins with `^` and ends with `$`.
     #[schemars(length(min = 1, max = 64), inner(length(min = 2, max = 256), regex(pattern = r"^\^.*\$$")))]
     pub topics: Vec<String>,
-    #[schemars(length(min = 1, max = 2))]
+    #[schemars(length(min = 1, max = 4))]
     pub verbs: Vec<GrantVerb>,
+    /// The greatest floor that `Govern` lets a policy of these namespaces hold. Absent: without limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_floor: Option<KubeDuration>,
 }
 
 /// `Write`: publish rebuilt events. `Read`: read records back, which verifying what was published needs as well.
+/// `Observe`: have retention and lag watched. `Govern`: hold a floor, which includes `Observe`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum GrantVerb {
     Read,
     Write,
+    Observe,
+    Govern,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

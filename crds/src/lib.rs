@@ -10,13 +10,19 @@ pub mod contract;
 pub mod duration;
 pub mod kafka_cluster;
 pub mod refs;
+pub mod retention_exception;
 pub mod schema;
+pub mod topic_floor;
+pub mod topic_retention_policy;
 pub mod validate;
 pub mod window;
 
 pub use backfill_class::BackfillClass;
 pub use backfill_job::BackfillJob;
 pub use kafka_cluster::KafkaCluster;
+pub use retention_exception::RetentionException;
+pub use topic_floor::TopicFloor;
+pub use topic_retention_policy::TopicRetentionPolicy;
 
 /// The API group of every kind.
 pub const GROUP: &str = "weir.dev";

@@ -4,7 +4,7 @@ use crate::{
     backfill_class::BackfillClassSpec,
     backfill_job::{Arrival, BackfillJobSpec, Compression, Source, SourceFormat},
     columns,
-    kafka_cluster::{GrantVerb, KafkaClusterSpec},
+    kafka_cluster::{Grant, GrantVerb, KafkaClusterSpec},
     window::Slicing,
 };
 
@@ -120,14 +120,16 @@ pub fn within_class(job: &BackfillJobSpec, class_name: &str, class: &BackfillCla
 
 /// Whether a cluster lets a namespace do all of `verbs` with a topic; otherwise the first verb that it does not.
 pub fn granted(cluster: &KafkaClusterSpec, namespace: &str, topic: &str, verbs: &[GrantVerb]) -> Result<(), GrantVerb> {
-    let holds = |verb: &GrantVerb| {
-        cluster.grants.iter().any(|grant| {
-            grant.verbs.contains(verb)
-                && grant.namespaces.iter().any(|n| n == "*" || n == namespace)
-                && grant.topics.iter().any(|pattern| regex::Regex::new(pattern).is_ok_and(|r| r.is_match(topic)))
-        })
-    };
+    let holds = |verb: &GrantVerb| grants(cluster, namespace, topic).any(|grant| grant.verbs.contains(verb));
     verbs.iter().find(|v| !holds(v)).map_or(Ok(()), |verb| Err(*verb))
+}
+
+/// The grants of a cluster for a topic to a namespace.
+pub fn grants<'a>(cluster: &'a KafkaClusterSpec, namespace: &'a str, topic: &'a str) -> impl Iterator<Item = &'a Grant> {
+    cluster.grants.iter().filter(move |grant| {
+        grant.namespaces.iter().any(|n| n == "*" || n == namespace)
+            && grant.topics.iter().any(|pattern| regex::Regex::new(pattern).is_ok_and(|r| r.is_match(topic)))
+    })
 }
 
 /// What can be known of a cluster by itself.
@@ -178,7 +180,6 @@ fn source_complete_at(source: &Source, end: jiff::Timestamp) -> jiff::Timestamp 
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
-    use crate::kafka_cluster::Grant;
 
     #[test]
     fn prefixes_say_when_rows_arrived_or_nothing() {
@@ -228,7 +229,12 @@ mod tests {
             bootstrap_servers: vec!["b:9092".into()],
             security: Default::default(),
             credentials_secret_ref: None,
-            grants: vec![Grant { namespaces: vec!["growth".into()], topics: vec![r"^app_.*$".into()], verbs: vec![GrantVerb::Write] }],
+            grants: vec![Grant {
+                namespaces: vec!["growth".into()],
+                topics: vec![r"^app_.*$".into()],
+                verbs: vec![GrantVerb::Write],
+                max_floor: None,
+            }],
         };
         assert_eq!(granted(&cluster, "growth", "app_events", &[GrantVerb::Write]), Ok(()));
         assert_eq!(granted(&cluster, "growth", "app_events", &[GrantVerb::Write, GrantVerb::Read]), Err(GrantVerb::Read));

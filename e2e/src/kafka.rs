@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -37,6 +37,15 @@ pub enum Error {
     /// The topic could not be made.
     #[error("cannot create the topic {topic}")]
     CreateTopic {
+        /// The topic.
+        topic: String,
+        /// Why not.
+        #[source]
+        source: KafkaError,
+    },
+    /// A topic's settings could not be read.
+    #[error("cannot describe the topic {topic}")]
+    Describe {
         /// The topic.
         topic: String,
         /// Why not.
@@ -157,6 +166,18 @@ impl Kafka {
             result.map_err(|(_, code)| create_error(KafkaError::AdminOp(code)))?;
         }
         Ok(())
+    }
+
+    /// The value in effect of a topic's setting.
+    pub async fn topic_setting(&self, topic: &str, key: &str) -> Result<Option<String>, Error> {
+        let failed = |source| Error::Describe { topic: topic.to_owned(), source };
+        let described = self.admin()?.describe_configs(&[ResourceSpecifier::Topic(topic)], &admin_options()).await.map_err(failed)?;
+        for resource in described {
+            if let Some(entry) = resource.map_err(|code| failed(KafkaError::AdminOp(code)))?.get(key) {
+                return Ok(entry.value.clone());
+            }
+        }
+        Ok(None)
     }
 
     /// Deletes every topic whose name `wanted` accepts.

@@ -1,8 +1,8 @@
-//! Puts the parts together: the server, leadership, and while this replica leads the three controllers.
+//! Puts the parts together: the server, leadership, and while this replica leads the controllers.
 
 use std::{fmt::Debug, future::Future, sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt as _, future::join3};
+use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use kube::{
     Api, Client, Config, Resource, ResourceExt as _,
@@ -17,7 +17,7 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
-use weir_crds::{BackfillClass, BackfillJob, KafkaCluster};
+use weir_crds::{BackfillClass, BackfillJob, KafkaCluster, TopicFloor, TopicRetentionPolicy};
 
 use crate::{
     backfill_class,
@@ -30,9 +30,10 @@ use crate::{
     credentials::Credentials,
     kafka_cluster, leader,
     metrics::Metrics,
-    reconcile::measured,
+    reconcile::{measured, measured_as},
     server::{self, Readiness},
     settings::Settings,
+    topic_retention::{self, Retention},
 };
 
 /// Changes of a pod, its Job and its node come in bursts: one look is enough for them.
@@ -161,13 +162,68 @@ async fn run(watches: Client, client: Client, settings: &Settings, metrics: Arc<
             .for_each(|_| async {})
             .await;
     };
+    let retention_run = retention(&watches, &ctx);
     let ready = async {
         let (a, b, c) = futures::join!(classes.wait_until_ready(), clusters.wait_until_ready(), jobs.wait_until_ready());
         if a.is_ok() && b.is_ok() && c.is_ok() {
             readiness.ready("leads");
         }
     };
-    futures::future::join(ready, join3(classes_run, clusters_run, jobs_run)).await;
+    futures::join!(ready, classes_run, clusters_run, jobs_run, retention_run);
+}
+
+/// A turn per KafkaCluster, again and again. It needs no debounce: nothing but a cluster's own change and the clock wakes it.
+async fn retention(watches: &Client, ctx: &Context) {
+    let (policies, policy_changes) = watched::<TopicRetentionPolicy>(Api::all(watches.clone()));
+    let (floors, floor_changes) = watched::<TopicFloor>(Api::all(watches.clone()));
+    let (clusters, cluster_changes) = watched::<KafkaCluster>(Api::all(watches.clone()));
+    let retention = Arc::new(Retention {
+        client: ctx.client.clone(),
+        credentials: ctx.credentials.clone(),
+        recorder: ctx.recorder.clone(),
+        metrics: Arc::clone(&ctx.metrics),
+        clusters: ctx.clusters.clone(),
+        policies: policies.clone(),
+        floors: floors.clone(),
+        memories: Default::default(),
+    });
+    let turns = async {
+        // What a cache lacks must not be taken for gone.
+        let ready = futures::try_join!(policies.wait_until_ready(), floors.wait_until_ready(), retention.clusters.wait_until_ready());
+        if ready.is_err() {
+            return;
+        }
+        Controller::for_stream(cluster_changes, clusters)
+            .with_config(controller::Config::default().concurrency(CONCURRENCY))
+            .run(
+                |cluster, ctx: Arc<Retention>| {
+                    let turn = topic_retention::reconcile(Arc::clone(&cluster), Arc::clone(&ctx));
+                    measured_as("TopicRetention".to_owned(), cluster, Arc::clone(&ctx.metrics), turn)
+                },
+                |_, _, _| Action::requeue(backfill_job::ERROR_INTERVAL),
+                Arc::clone(&retention),
+            )
+            .for_each(|_| async {})
+            .await;
+    };
+    let orphans = async {
+        // Filled by the controller of KafkaClusters, which waits for nobody.
+        if retention.clusters.wait_until_ready().await.is_err() {
+            return;
+        }
+        Controller::for_stream(policy_changes, retention.policies.clone())
+            .with_config(controller::Config::default().debounce(DEBOUNCE).concurrency(CONCURRENCY))
+            .run(
+                |policy, ctx: Arc<Retention>| {
+                    measured(Arc::clone(&policy), Arc::clone(&ctx.metrics), topic_retention::reconcile_policy(policy, ctx))
+                },
+                |_, _, _| Action::requeue(backfill_job::ERROR_INTERVAL),
+                Arc::clone(&retention),
+            )
+            .for_each(|_| async {})
+            .await;
+    };
+    futures::join!(turns, orphans, floor_changes.for_each(|_| async {}));
 }
 
 /// After an error; what can be foreseen is not one, and says itself when to come back.

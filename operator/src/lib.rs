@@ -14,3 +14,5 @@ mod reconcile;
 pub mod server;
 pub mod settings;
 mod stores;
+mod text;
+pub mod topic_retention;

@@ -26,6 +26,8 @@ use weir_crds::{
     backfill_job::{BackfillJobStatus, Phase, SliceCounts},
 };
 
+use crate::topic_retention::metrics::TopicMetrics;
+
 /// From an answer out of memory to a store that is away.
 const SECONDS_BUCKETS: [f64; 9] = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
 
@@ -66,6 +68,7 @@ pub struct Metrics {
     published_bytes: Counter,
     leader: Gauge,
     jobs: std::sync::Arc<Jobs>,
+    pub topics: TopicMetrics,
 }
 
 /// What is known of each job, by uid; summed up when it is asked for.
@@ -98,7 +101,8 @@ impl Default for Metrics {
         registry.register("leader", "Whether this replica leads", leader.clone());
         let jobs = std::sync::Arc::<Jobs>::default();
         registry.register_collector(Box::new(std::sync::Arc::clone(&jobs)));
-        Self { registry, reconciles, reconcile_seconds, published_records, published_bytes, leader, jobs }
+        let topics = TopicMetrics::register(&mut registry);
+        Self { registry, reconciles, reconcile_seconds, published_records, published_bytes, leader, jobs, topics }
     }
 }
 
@@ -119,11 +123,12 @@ impl Metrics {
         self.published_bytes.inc_by(bytes);
     }
 
-    /// A replica that does not lead knows nothing of jobs.
+    /// A replica that does not lead knows nothing of jobs and topics.
     pub fn leads(&self, leads: bool) {
         self.leader.set(leads.into());
         if !leads {
             self.jobs.lock().clear();
+            self.topics.clear();
         }
     }
 

@@ -118,6 +118,12 @@ impl BrokerConfig {
     pub fn verifies_transactions(&self) -> Option<bool> {
         self.0.get("transaction.partition.verification.enable").map(|value| value == "true")
     }
+
+    /// For how long the offsets of a group without members are kept.
+    pub fn offsets_retention(&self) -> Option<Duration> {
+        let minutes: u64 = self.0.get("offsets.retention.minutes")?.parse().ok()?;
+        Some(Duration::from_secs(minutes.saturating_mul(60)))
+    }
 }
 
 impl<'a> FromIterator<(&'a str, &'a str)> for BrokerConfig {

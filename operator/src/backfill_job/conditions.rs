@@ -9,10 +9,10 @@ use weir_crds::{
 use super::{
     decision::Decision,
     observed::{LedgerView, Observed},
-    partitions::cut,
     wait::{Wait, Waiting},
     work::Work,
 };
+use crate::text::cut;
 
 /// Of one condition: many fit beside the slices' rows.
 const MESSAGE_BYTES_MAX: usize = 2048;

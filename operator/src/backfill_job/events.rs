@@ -6,7 +6,7 @@ use weir_crds::{
     conditions::ConditionType,
 };
 
-use super::partitions::cut;
+use crate::text::cut;
 
 /// The API's limit is 1 kB.
 const NOTE_BYTES_MAX: usize = 1000;

@@ -12,6 +12,7 @@ use super::{
     observed::{LedgerView, Worker},
     work::{Work, items},
 };
+use crate::text::cut;
 
 /// What all slices' messages may take together. With the rows' own bytes (about 150 each, at most 1,000 of them) status
 /// stays under 256 KiB.
@@ -117,44 +118,5 @@ pub fn chunk_counts(work: &Work<'_>) -> ChunkCounts {
         total: count(work.plan.chunks.len()),
         extracted: count(work.done.extracted.iter().filter(|e| **e).count()),
         failed: count(work.failed_chunks.len()),
-    }
-}
-
-/// At most so many bytes of JSON, as the apiserver writes it (it escapes what HTML would mind); an ellipsis says that
-/// something is missing.
-pub fn cut(text: &str, json_bytes_max: usize) -> String {
-    const ELLIPSIS: char = '…';
-    let length = |c: char| match c {
-        '"' | '\\' | '\n' | '\r' | '\t' => 2,
-        '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => 6,
-        c if c.is_control() => 6,
-        c => c.len_utf8(),
-    };
-    if text.chars().map(length).sum::<usize>() <= json_bytes_max {
-        return text.to_owned();
-    }
-    let mut room = json_bytes_max.saturating_sub(ELLIPSIS.len_utf8());
-    let kept = text.chars().take_while(|c| {
-        let fits = length(*c) <= room;
-        room = room.saturating_sub(length(*c));
-        fits
-    });
-    kept.chain([ELLIPSIS]).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cutting_counts_what_json_takes() {
-        assert_eq!(cut("short", 5), "short");
-        assert_eq!(cut("shorts", 5), "sh…");
-        assert_eq!(cut("<b>bold</b>", 20), "<b>bold…");
-        for text in ["\"\"\"\"\"\"\"\"", "üüüüüüüü", "\u{1}\u{2}\u{3}", "a<b>c&d"] {
-            for max in 3..24 {
-                assert!(serde_json::to_string(&cut(text, max)).is_ok_and(|json| json.len() <= max + 2), "{text:?} {max}");
-            }
-        }
     }
 }

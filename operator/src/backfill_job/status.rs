@@ -13,12 +13,12 @@ use super::{
     conditions::wanted,
     decision::Decision,
     observed::{LedgerView, Observed, PlanFile},
-    partitions::{self, cut},
-    phase,
+    partitions, phase,
     progress::{self, Pace},
     wait::{Wait, Waiting},
     work::Work,
 };
+use crate::text::cut;
 
 /// `status.message`: one sentence.
 const MESSAGE_BYTES_MAX: usize = 1024;
@@ -67,6 +67,8 @@ fn is_about_steps(kind: conditions::ConditionType) -> bool {
     match kind {
         T::Planned | T::Approved | T::SourcesAvailable | T::TargetsReady | T::SlicesStaged | T::Published | T::Verified => true,
         T::Ready | T::Suspended | T::Complete | T::Failed | T::Reconciling | T::Stalled => false,
+        // Of topics; a job has none of them.
+        T::LagObserved | T::FloorSatisfied | T::LagWithinSlo | T::OffsetsRetained | T::FloorCapped | T::DataLossDetected => false,
     }
 }
 

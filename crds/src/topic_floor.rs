@@ -1,0 +1,91 @@
+//! `TopicFloor`: one governed topic, as weir sees it. Written by weir alone.
+
+use std::collections::BTreeMap;
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::refs::ObjectRef;
+
+/// One governed topic: its retention, its floor and why, and how far its groups are. Written by weir alone.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "weir.dev",
+    version = "v1alpha1",
+    kind = "TopicFloor",
+    plural = "topicfloors",
+    shortname = "tfl",
+    category = "weir",
+    status = "TopicFloorStatus",
+    derive = "PartialEq",
+    printcolumn(name = "Topic", type_ = "string", json_path = ".spec.topic"),
+    printcolumn(name = "Retention", type_ = "string", json_path = ".status.retention"),
+    printcolumn(name = "Floor", type_ = "string", json_path = ".status.floor"),
+    printcolumn(name = "Why", type_ = "string", json_path = ".status.decidedBy"),
+    printcolumn(name = "Limiting group", type_ = "string", json_path = ".status.limitingGroup"),
+    printcolumn(name = "Behind", type_ = "string", json_path = ".status.behind"),
+    printcolumn(name = "Headroom", type_ = "string", json_path = ".status.headroom"),
+    printcolumn(name = "Time to loss", type_ = "string", json_path = ".status.timeToLoss"),
+    printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
+    printcolumn(name = "Explanation", type_ = "string", json_path = ".status.why", priority = 1)
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self == oldSelf").message("spec of a TopicFloor names its topic and does not change"))]
+pub struct TopicFloorSpec {
+    pub cluster_ref: ObjectRef,
+    #[schemars(length(min = 1, max = 249))]
+    pub topic: String,
+}
+
+/// Lengths of time are written as people read them. What is not known is `Unknown`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TopicFloorStatus {
+    /// `Healthy`, `AtRisk`, `Violated`, `Lost` or `Unknown`.
+    #[schemars(length(max = 32))]
+    pub state: String,
+    /// The effective one.
+    #[schemars(length(max = 32))]
+    pub retention: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub floor: Option<String>,
+    /// What decided the floor: `Minimum`, `Lag`, `DowntimeAllowance`, `UnknownLag` or `Remembered`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub decided_by: Option<String>,
+    /// The floor's reason in a sentence.
+    #[schemars(length(max = 1024))]
+    pub why: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255))]
+    pub limiting_group: Option<String>,
+    /// How far the limiting group is behind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub behind: Option<String>,
+    /// The worst it was over the look-back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub peak: Option<String>,
+    /// The least of all groups that count.
+    #[schemars(length(max = 32))]
+    pub headroom: String,
+    #[schemars(length(max = 32))]
+    pub time_to_loss: String,
+    /// What weir raised, by key, as long as nobody else has changed it since.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub raised: BTreeMap<String, RaisedKey>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RaisedKey {
+    /// The topic's own value before; absent: it inherited one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub before: Option<String>,
+    #[schemars(length(max = 64))]
+    pub set: String,
+}

@@ -1,0 +1,279 @@
+//! What weir remembers of a topic from round to round. It survives restarts as JSON; its size is bounded by partitions
+//! and groups, not by time.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    HOUR_MS, Retention,
+    config::Keys,
+    findings::{Gap, GapCause},
+    groups::{GroupRecord, Jump, LagPoint, TREND_POINTS_MAX},
+    lag::{self, Behind, LagUnknown},
+    observed::{Log, Observed},
+    peaks::Peaks,
+    policy::Rules,
+    record::PartitionRecord,
+    series::{Arrival, Series},
+    wanted::{Kept, Raised},
+};
+
+/// Without a policy nothing is governed, but samples are kept for the one that may come.
+pub const LOOK_BACK_DEFAULT_MS: i64 = 168 * HOUR_MS;
+/// What groups of a topic missed; the oldest goes first.
+const GAPS_MAX: usize = 256;
+
+/// A topic's memory. `History::new` knows nothing yet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct History {
+    pub(crate) topic_id: String,
+    /// When offsets were last taken in.
+    pub(crate) observed_ms: i64,
+    pub(crate) partitions: BTreeMap<i32, PartitionRecord>,
+    pub(crate) groups: BTreeMap<String, GroupRecord>,
+    /// What policies asked for, hour by hour: a floor does not fall before the look-back.
+    pub(crate) floors: Peaks<Retention>,
+    /// The last policies, for as long as their floors live on.
+    pub(crate) rules: Option<Rules>,
+    /// What there was before anybody lowered it below the floor.
+    pub(crate) kept: Option<Kept>,
+    /// `retention.ms` when lag became unknown: until it is known again nothing goes below.
+    pub(crate) held: Option<Retention>,
+    /// What weir raised, by key.
+    pub(crate) raised: BTreeMap<String, Raised>,
+    /// When weir last changed the topic.
+    pub(crate) changed_ms: Option<i64>,
+    pub(crate) gaps: Vec<Gap>,
+}
+
+impl History {
+    pub fn new(topic_id: impl Into<String>) -> Self {
+        Self {
+            topic_id: topic_id.into(),
+            observed_ms: 0,
+            partitions: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            floors: Peaks::new(),
+            rules: None,
+            kept: None,
+            held: None,
+            raised: BTreeMap::new(),
+            changed_ms: None,
+            gaps: Vec::new(),
+        }
+    }
+
+    /// Whether policies ask for something of the topic, or did within the look-back.
+    pub fn is_governed(&self) -> bool {
+        self.rules.is_some()
+    }
+
+    pub fn topic_id(&self) -> &str {
+        &self.topic_id
+    }
+
+    /// What weir raised and has not taken back, by key.
+    pub fn raised(&self) -> &BTreeMap<String, Raised> {
+        &self.raised
+    }
+
+    /// What weir raised before this memory began, as the topic's `TopicFloor` says.
+    pub fn resume(&mut self, raised: BTreeMap<String, Raised>) {
+        self.raised = raised;
+    }
+
+    pub(crate) fn look_back_ms(&self) -> i64 {
+        self.rules.map_or(LOOK_BACK_DEFAULT_MS, |r| r.look_back_ms)
+    }
+
+    /// Takes in a round. Offsets that were taken in before are not news.
+    pub(crate) fn observe(&mut self, seen: &Observed, keys: Option<&Keys>) {
+        if seen.topic_id != self.topic_id {
+            self.made_again(seen);
+        }
+        let news = seen.offsets_at_ms > self.observed_ms;
+        if news {
+            self.observed_ms = seen.offsets_at_ms;
+            self.observe_logs(seen);
+        }
+        for read in &seen.reads {
+            if let Some(record) = self.partitions.get_mut(&read.partition) {
+                record.take_read(read);
+            }
+        }
+        if news {
+            self.observe_groups(seen);
+            self.find_losses(seen);
+            self.note_lag(seen, keys);
+            let oldest_ms = seen.offsets_at_ms.saturating_sub(self.look_back_ms());
+            self.gaps.retain(|g| g.found_ms > oldest_ms);
+            self.gaps.drain(..self.gaps.len().saturating_sub(GAPS_MAX));
+        }
+    }
+
+    /// The topic was deleted and made again: offsets begin anew, what was unread is gone. How far groups fell behind stays
+    /// true, and so does what was asked for.
+    fn made_again(&mut self, seen: &Observed) {
+        for (group, record) in &mut self.groups {
+            for (partition, position) in std::mem::take(&mut record.positions) {
+                let Some(old) = self.partitions.get(&partition) else { continue };
+                let Some((_, end)) = old.samples.last().filter(|(_, end)| position.committed < *end) else { continue };
+                let range = Unread { group, partition, from: position.committed, to: end };
+                self.gaps.push(range.gap(&self.topic_id, Some(old), GapCause::TopicDeleted, seen.offsets_at_ms));
+            }
+            record.trend = Series::new();
+        }
+        self.topic_id.clone_from(&seen.topic_id);
+        self.observed_ms = self.observed_ms.min(seen.offsets_at_ms - 1);
+        self.partitions.clear();
+        self.raised.clear();
+        (self.kept, self.held, self.changed_ms) = (None, None, None);
+    }
+
+    fn observe_logs(&mut self, seen: &Observed) {
+        let horizon_ms = self.look_back_ms();
+        self.partitions.retain(|p, _| seen.partitions.contains_key(p));
+        for (partition, log) in &seen.partitions {
+            let record = self.partitions.entry(*partition).or_default();
+            if let Some(log) = log {
+                record.observe(*log, seen.offsets_at_ms, horizon_ms);
+            }
+        }
+    }
+
+    fn observe_groups(&mut self, seen: &Observed) {
+        let Some(groups) = &seen.groups else { return };
+        let ends: BTreeMap<i32, i64> = seen.partitions.iter().filter_map(|(p, log)| Some((*p, (*log)?.end))).collect();
+        let mut missed = Vec::new();
+        for (name, group) in groups {
+            let record = self.groups.entry(name.clone()).or_default();
+            for Jump { partition, from, to } in record.observe(group, &ends, seen.offsets_at_ms) {
+                let start = seen.partitions.get(&partition).copied().flatten().map_or(0, |log| log.start).clamp(from, to);
+                missed.extend([
+                    (Unread { group: name, partition, from, to: start }, GapCause::LogStartMoved),
+                    (Unread { group: name, partition, from: start, to }, GapCause::Skipped),
+                ]);
+            }
+        }
+        for (range, cause) in missed {
+            self.miss(&range, cause, seen.offsets_at_ms);
+        }
+        for (name, record) in &mut self.groups {
+            if !groups.contains_key(name) {
+                record.forget(seen.offsets_at_ms);
+            }
+        }
+        self.groups.retain(|name, record| groups.contains_key(name) || !record.positions.is_empty());
+    }
+
+    /// What lies between a committed offset and the log's start is gone.
+    fn find_losses(&mut self, seen: &Observed) {
+        let mut lost = Vec::new();
+        for (name, record) in &self.groups {
+            for (partition, position) in &record.positions {
+                if let Some(Some(log)) = seen.partitions.get(partition) {
+                    lost.push((name.clone(), *partition, position.committed, log.start));
+                }
+            }
+        }
+        for (group, partition, from, to) in lost {
+            self.miss(&Unread { group: &group, partition, from, to }, GapCause::LogStartMoved, seen.offsets_at_ms);
+        }
+    }
+
+    /// Each gap once, however it grows.
+    fn miss(&mut self, range: &Unread<'_>, cause: GapCause, found_ms: i64) {
+        if range.from >= range.to {
+            return;
+        }
+        let gap = range.gap(&self.topic_id, self.partitions.get(&range.partition), cause, found_ms);
+        match self.gaps.iter_mut().find(|known| known.begins_as(&gap)) {
+            Some(known) if known.to < gap.to => (known.to, known.last_ms) = (gap.to, gap.last_ms),
+            Some(_) => {}
+            None => self.gaps.push(gap),
+        }
+    }
+
+    /// Peaks and the course of every group's lag, whether it counts or not: that may change.
+    fn note_lag(&mut self, seen: &Observed, keys: Option<&Keys>) {
+        let horizon_ms = self.look_back_ms();
+        let trend_ms = self.rules.and_then(|r| r.detectors.lag_trend_over_ms).unwrap_or(0).max(HOUR_MS);
+        let lags: Vec<(String, Option<i64>, LagPoint)> =
+            self.groups.iter().filter(|(_, g)| !g.silent).map(|(name, _)| self.lag_point(name, seen, keys)).collect();
+        for (name, least, point) in lags {
+            let Some(record) = self.groups.get_mut(&name) else { continue };
+            if let Some(ms) = least {
+                record.peaks.push(seen.offsets_at_ms, ms, horizon_ms);
+                record.trend.push(seen.offsets_at_ms, point, trend_ms, TREND_POINTS_MAX);
+            }
+        }
+    }
+
+    fn lag_point(&self, name: &str, seen: &Observed, keys: Option<&Keys>) -> (String, Option<i64>, LagPoint) {
+        let mut point = LagPoint { behind_ms: 0, records: 0, committed: 0 };
+        let mut least: Option<i64> = None;
+        for (partition, position) in self.groups.get(name).iter().flat_map(|g| &g.positions) {
+            let Some(Some(log)) = seen.partitions.get(partition) else { continue };
+            let behind = self.behind(*partition, *log, position.committed, keys);
+            least = least.max(behind.least_ms());
+            point.records += (log.end - position.committed).max(0);
+            point.committed += position.committed;
+        }
+        point.behind_ms = least.unwrap_or(0);
+        (name.to_owned(), least, point)
+    }
+
+    /// As of the last offsets.
+    pub(crate) fn behind(&self, partition: i32, log: Log, committed: i64, keys: Option<&Keys>) -> Behind {
+        match self.partitions.get(&partition) {
+            Some(record) => lag::behind(record, log, committed, self.observed_ms, keys),
+            None => Behind::Unknown(LagUnknown::NoLeader),
+        }
+    }
+
+    /// Of one group: each partition, and the worst of them.
+    pub(crate) fn behind_by_partition(&self, group: &GroupRecord, seen: &Observed, keys: Option<&Keys>) -> BTreeMap<i32, Behind> {
+        let one = |(partition, log): (&i32, &Option<Log>)| {
+            let behind = match (log, group.positions.get(partition)) {
+                (None, _) => Behind::Unknown(LagUnknown::NoLeader),
+                _ if group.silent => Behind::Unknown(LagUnknown::CoordinatorSilent),
+                (Some(log), Some(position)) => self.behind(*partition, *log, position.committed, keys),
+                // Nothing was ever there that it could miss.
+                (Some(log), None) if log.start == log.end => Behind::Known { ms: 0, by: lag::By::End },
+                (Some(_), None) => Behind::Unknown(LagUnknown::NoCommittedOffset),
+            };
+            (*partition, behind)
+        };
+        seen.partitions.iter().map(one).collect()
+    }
+}
+
+/// Records that a group has not read.
+struct Unread<'a> {
+    group: &'a str,
+    partition: i32,
+    from: i64,
+    to: i64,
+}
+
+impl Unread<'_> {
+    fn gap(&self, topic_id: &str, arrivals: Option<&PartitionRecord>, cause: GapCause, found_ms: i64) -> Gap {
+        let at = |offset: i64| match arrivals?.samples.arrival(offset) {
+            Arrival::At(ms) => Some(ms),
+            Arrival::Before(_) | Arrival::Unseen => None,
+        };
+        Gap {
+            topic_id: topic_id.to_owned(),
+            group: self.group.to_owned(),
+            partition: self.partition,
+            from: self.from,
+            to: self.to,
+            first_ms: at(self.from),
+            last_ms: at(self.to - 1),
+            cause,
+            found_ms,
+        }
+    }
+}

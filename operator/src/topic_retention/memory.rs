@@ -1,0 +1,110 @@
+//! What is remembered of one Kafka cluster from turn to turn. It is lost when this process ends or another replica leads:
+//! peaks and samples then begin anew, and what weir raised is found again in the `TopicFloor`s.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tokio::task::JoinSet;
+use weir_crds::{TopicFloor, topic_floor::RaisedKey, topic_retention_policy::TopicRetentionPolicyStatus};
+use weir_floors::{History, config::TopicConfig, findings::Gap, history::LOOK_BACK_DEFAULT_MS, status::Shown, wanted::Raised};
+use weir_kafka::AdminError;
+
+use super::{governance::Governance, observe::Lags};
+
+/// A configuration that cannot be read stays what it was for so long: a broker that restarts is no reason to say that
+/// nothing is known.
+const CONFIG_STALE_MS: i64 = 60_000;
+
+#[derive(Default)]
+pub struct Memory {
+    pub governance: Option<Governance>,
+    pub topics: BTreeMap<String, TopicMemory>,
+    /// The last look at the lags.
+    pub lags: Lags,
+    /// Whether there was one, in vain or not.
+    pub looked: bool,
+    /// The look that is under way.
+    pub looking: JoinSet<Result<Lags, AdminError>>,
+    /// What was last written of each policy, and when, by uid.
+    pub policies: BTreeMap<String, (i64, TopicRetentionPolicyStatus)>,
+}
+
+pub struct TopicMemory {
+    pub history: History,
+    config: Option<(i64, TopicConfig)>,
+    /// Records whose times the next look should read.
+    pub reads: Vec<(i32, i64)>,
+    /// Whether there is a `TopicFloor`.
+    pub exists: bool,
+    /// What was last written to it, and when.
+    pub shown: Option<(i64, Shown)>,
+    pub told: Told,
+    /// Since when there is no such topic.
+    absent_since_ms: Option<i64>,
+}
+
+/// What events have told, so that they tell it once.
+#[derive(Default)]
+pub struct Told {
+    pub below_floor: bool,
+    pub gaps: Vec<Gap>,
+    /// Why the retention could not be raised.
+    pub failure: Option<String>,
+}
+
+impl TopicMemory {
+    /// `floor`: the one that an earlier process left.
+    pub fn begin(topic_id: &str, floor: Option<&TopicFloor>) -> Self {
+        let mut history = History::new(topic_id);
+        if let Some(status) = floor.and_then(|f| f.status.as_ref()) {
+            let raised = |(key, r): (&String, &RaisedKey)| (key.clone(), Raised { before: r.before.clone(), set: r.set.clone() });
+            history.resume(status.raised.iter().map(raised).collect());
+        }
+        let (config, reads, shown, told, absent_since_ms) = (None, Vec::new(), None, Told::default(), None);
+        Self { history, config, reads, exists: floor.is_some(), shown, told, absent_since_ms }
+    }
+
+    /// The configuration to go by; `None`: it has not been known for too long.
+    pub fn config(&mut self, found: Option<TopicConfig>, now_ms: i64) -> Option<TopicConfig> {
+        if let Some(config) = found {
+            self.config = Some((now_ms, config));
+        }
+        self.config.as_ref().filter(|(at_ms, _)| now_ms - at_ms <= CONFIG_STALE_MS).map(|(_, config)| config.clone())
+    }
+}
+
+impl Memory {
+    /// Takes in the look that was under way, if it has ended.
+    pub fn take_look(&mut self) -> Option<AdminError> {
+        let ended = self.looking.try_join_next()?;
+        self.looked = true;
+        match ended {
+            Ok(Ok(lags)) => {
+                self.lags = lags;
+                None
+            }
+            Ok(Err(error)) => Some(error),
+            Err(_) => Some(AdminError::Interrupted),
+        }
+    }
+
+    /// Topics of which policies that are gone still ask for something.
+    pub fn lives_on(&self) -> BTreeSet<String> {
+        self.topics.iter().filter(|(_, t)| t.history.is_governed()).map(|(name, _)| name.clone()).collect()
+    }
+
+    pub fn reads(&self) -> BTreeMap<String, Vec<(i32, i64)>> {
+        self.topics.iter().filter(|(_, t)| !t.reads.is_empty()).map(|(name, t)| (name.clone(), t.reads.clone())).collect()
+    }
+}
+
+/// Of topics that are gone the history stays for the look-back: they may be made again.
+pub fn retain(topics: &mut BTreeMap<String, TopicMemory>, present: impl Fn(&str) -> bool, now_ms: i64) {
+    topics.retain(|name, topic| {
+        if present(name) {
+            topic.absent_since_ms = None;
+            return true;
+        }
+        (topic.exists, topic.shown) = (false, None);
+        now_ms - *topic.absent_since_ms.get_or_insert(now_ms) < LOOK_BACK_DEFAULT_MS
+    });
+}

@@ -1,0 +1,148 @@
+//! Retention floors: a turn per KafkaCluster every few seconds. It looks at the topics that policies are about, computes
+//! their floors, raises what is below, and says so.
+//!
+//! `observe` reads Kafka, `plan` (over `weir-floors`), `status` and `events` are pure, `apply` and `write` write. Offsets and
+//! groups are looked at beside the turns, so that a coordinator that does not answer holds up no repair.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use kube::{
+    Client, ResourceExt as _,
+    runtime::{
+        controller::Action,
+        events::Recorder,
+        reflector::{ObjectRef, Store},
+    },
+};
+use weir_crds::{KafkaCluster, TopicFloor, TopicRetentionPolicy};
+
+mod apply;
+mod events;
+mod governance;
+mod kafka;
+mod memory;
+pub mod metrics;
+mod observe;
+mod plan;
+mod show;
+mod status;
+#[cfg(test)]
+mod tests;
+mod turn;
+mod write;
+
+use crate::{credentials::Credentials, metrics::Metrics};
+use kafka::Connection;
+use memory::Memory;
+use status::Stall;
+
+/// Between the beginnings of two turns: with a turn's own time, what is lowered is back well within 10 s.
+const TURN: Duration = Duration::from_secs(5);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the cluster cannot be reached")]
+    Connect(#[from] kafka::ConnectError),
+    #[error(transparent)]
+    Turn(#[from] turn::TurnError),
+    #[error(transparent)]
+    Write(#[from] write::WriteError),
+}
+
+/// Between two looks at whether a policy's cluster is there.
+const ORPHAN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What all clusters' turns share.
+pub struct Retention {
+    pub client: Client,
+    pub credentials: Credentials,
+    pub recorder: Recorder,
+    pub metrics: Arc<Metrics>,
+    pub clusters: Store<KafkaCluster>,
+    pub policies: Store<TopicRetentionPolicy>,
+    pub floors: Store<TopicFloor>,
+    /// By the cluster's uid.
+    pub memories: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Known>>>>,
+}
+
+/// What is known of one cluster: how it is reached, and what was seen.
+#[derive(Default)]
+pub struct Known {
+    connection: Option<Arc<Connection>>,
+    memory: Memory,
+}
+
+/// The objects that a turn is about.
+pub struct Scene {
+    pub cluster: Arc<KafkaCluster>,
+    /// Those that name the cluster, by name.
+    pub policies: Vec<Arc<TopicRetentionPolicy>>,
+    pub floors: Vec<Arc<TopicFloor>>,
+}
+
+pub async fn reconcile(cluster: Arc<KafkaCluster>, ctx: Arc<Retention>) -> Result<Action, Error> {
+    let begun = Instant::now();
+    let known = ctx.known(&cluster.uid().unwrap_or_default());
+    let mut known = known.lock().await;
+    let scene = ctx.scene(cluster);
+    if scene.policies.is_empty() && scene.floors.is_empty() && known.memory.topics.is_empty() {
+        // Nobody asks for anything, so Kafka is not asked either.
+        ctx.metrics.topics.forget(&scene.cluster);
+        return Ok(Action::requeue(TURN));
+    }
+    ctx.metrics.topics.expect(&scene.cluster);
+    let now = Timestamp::now();
+    match connection(&mut known, &scene.cluster, &ctx.credentials).await {
+        Ok(kafka) => turn::turn(&ctx, &kafka, &scene, &mut known.memory, now).await?,
+        Err(error) => {
+            show::blind(&ctx, &scene, &mut known.memory, &Stall::unreachable(&error), now).await?;
+            return Err(error.into());
+        }
+    }
+    Ok(Action::requeue(TURN.saturating_sub(begun.elapsed())))
+}
+
+/// Says of a policy that its cluster is not there; the cluster's turns say everything else.
+pub async fn reconcile_policy(policy: Arc<TopicRetentionPolicy>, ctx: Arc<Retention>) -> Result<Action, Error> {
+    let name = &policy.spec.cluster_ref.name;
+    if ctx.clusters.get(&ObjectRef::new(name)).is_none() {
+        let message = format!("spec.clusterRef: there is no KafkaCluster {name}; create it, or name another");
+        show::orphan(&ctx, &policy, Stall { reason: "ClusterMissing", message }, Timestamp::now()).await?;
+    }
+    Ok(Action::requeue(ORPHAN_INTERVAL))
+}
+
+async fn connection(known: &mut Known, cluster: &KafkaCluster, credentials: &Credentials) -> Result<Arc<Connection>, kafka::ConnectError> {
+    if let Some(connection) = known.connection.as_ref().filter(|c| c.serves(cluster)) {
+        return Ok(Arc::clone(connection));
+    }
+    let made = Arc::new(Connection::make(cluster, credentials).await?);
+    known.connection = Some(Arc::clone(&made));
+    Ok(made)
+}
+
+impl Retention {
+    /// What is known of a cluster; that of clusters that are gone is dropped on the way.
+    fn known(&self, uid: &str) -> Arc<tokio::sync::Mutex<Known>> {
+        let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
+        if !memories.contains_key(uid) {
+            let present: BTreeSet<String> = self.clusters.state().iter().filter_map(|c| c.uid()).collect();
+            memories.retain(|uid, _| present.contains(uid));
+            self.metrics.topics.retain(&present);
+        }
+        Arc::clone(memories.entry(uid.to_owned()).or_default())
+    }
+
+    fn scene(&self, cluster: Arc<KafkaCluster>) -> Scene {
+        let name = cluster.name_any();
+        let mut policies: Vec<_> = self.policies.state().into_iter().filter(|p| p.spec.cluster_ref.name == name).collect();
+        policies.sort_by_key(|p| governance::name(p));
+        let floors = self.floors.state().into_iter().filter(|f| f.spec.cluster_ref.name == name).collect();
+        Scene { cluster, policies, floors }
+    }
+}

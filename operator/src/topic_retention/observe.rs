@@ -1,0 +1,196 @@
+//! What is asked of Kafka, turned into what floors are computed from. Reads only.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use weir_floors::{
+    config::{Setting, Source, TopicConfig},
+    observed::{GroupSeen, GroupState, Log, Observed, Read, Storage},
+};
+use weir_kafka::{
+    AdminError,
+    admin::{self, Answers, CommittedOffsets, ConfigSource, GroupDescription, OffsetSpec, TopicPartition},
+};
+
+use super::{
+    governance::Topic,
+    kafka::{Kafka, Offsets},
+};
+
+/// Records that are read in one look, over all topics: each costs two requests.
+const READS_MAX: usize = 64;
+
+/// By topic, those that could be described.
+pub async fn configs<K: Kafka>(kafka: &K, topics: BTreeSet<String>) -> Result<BTreeMap<String, TopicConfig>, AdminError> {
+    let answers = kafka.configs(topics).await?;
+    Ok(answers.into_iter().filter_map(|(topic, answer)| Some((topic, settings(&answer.ok()?)))).collect())
+}
+
+fn settings(config: &weir_kafka::TopicConfig) -> TopicConfig {
+    let setting = |key: &&str| {
+        let (value, source) = (config.get(key)?.to_owned(), source(config.source(key)?));
+        let inherited = (source != Source::Topic).then(|| value.clone());
+        Some(((*key).to_owned(), Setting { value, source, inherited }))
+    };
+    weir_floors::config::KEYS.iter().filter_map(setting).collect()
+}
+
+const fn source(source: ConfigSource) -> Source {
+    match source {
+        ConfigSource::Topic => Source::Topic,
+        ConfigSource::DynamicBroker => Source::DynamicBroker,
+        ConfigSource::DynamicBrokerDefault => Source::DynamicDefault,
+        ConfigSource::StaticBroker => Source::Static,
+        ConfigSource::Default | ConfigSource::Other => Source::Default,
+    }
+}
+
+/// Groups by name.
+type Groups = BTreeMap<String, GroupSeen>;
+
+/// Where logs begin and end, and how far groups are.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Lags {
+    /// When it was asked for, which is before it was answered.
+    pub asked_ms: i64,
+    /// By topic, of every partition.
+    partitions: BTreeMap<String, BTreeMap<i32, Option<Log>>>,
+    /// By topic; `None`: groups could not be listed.
+    groups: Option<BTreeMap<String, Groups>>,
+    /// Groups that have said at some time what they have committed.
+    heard_of: BTreeSet<String>,
+    offsets_retention_ms: Option<i64>,
+    reads: BTreeMap<String, Vec<Read>>,
+}
+
+/// What one look at the lags begins with.
+#[derive(Clone, Debug, Default)]
+pub struct Look {
+    pub topics: BTreeMap<String, Topic>,
+    /// Records whose times are wanted, by topic.
+    pub reads: BTreeMap<String, Vec<(i32, i64)>>,
+    pub before: Lags,
+    pub now_ms: i64,
+}
+
+/// Beginnings first: a group that goes on meanwhile must not seem to stand before what was deleted behind it.
+pub async fn lags<K: Kafka>(kafka: &K, look: Look) -> Result<Lags, AdminError> {
+    if look.topics.is_empty() {
+        return Ok(Lags { asked_ms: look.now_ms, ..Lags::default() });
+    }
+    let reads = read(kafka, look.reads).await;
+    let starts = kafka.offsets(every_partition(&look.topics, OffsetSpec::Earliest)).await?;
+    let (listed, offsets_retention) = futures::join!(kafka.groups(), kafka.offsets_retention());
+    let listed = listed?;
+    let names: BTreeSet<String> = listed.groups.iter().filter(|(_, s)| **s != admin::GroupState::Dead).map(|(g, _)| g.clone()).collect();
+    let (described, committed, ends) = futures::join!(
+        kafka.describe_groups(names.clone()),
+        kafka.committed(names.clone()),
+        kafka.offsets(every_partition(&look.topics, OffsetSpec::Latest))
+    );
+    let (described, committed, ends) = (described?, committed?, ends?);
+    let mut heard_of: BTreeSet<String> = committed.iter().filter(|(_, answer)| answer.is_ok()).map(|(group, _)| group.clone()).collect();
+    heard_of.extend(look.before.heard_of.intersection(&names).cloned());
+    // A group that never said a word may be on any topic; so may one of a broker that does not answer.
+    let all_known = listed.errors.is_empty() && heard_of == names;
+    let groups = all_known.then(|| by_topic(&look.topics, &described, &committed, &look.before));
+    Ok(Lags {
+        asked_ms: look.now_ms,
+        partitions: look.topics.iter().map(|(name, topic)| (name.clone(), logs(name, topic, &starts, &ends))).collect(),
+        groups,
+        heard_of,
+        offsets_retention_ms: offsets_retention.ok().flatten().map(|kept| i64::try_from(kept.as_millis()).unwrap_or(i64::MAX)),
+        reads,
+    })
+}
+
+async fn read<K: Kafka>(kafka: &K, wanted: BTreeMap<String, Vec<(i32, i64)>>) -> BTreeMap<String, Vec<Read>> {
+    let (mut found, mut left) = (BTreeMap::new(), READS_MAX);
+    for (topic, mut at) in wanted {
+        at.truncate(left);
+        left -= at.len();
+        if !at.is_empty() {
+            found.insert(topic.clone(), kafka.first_records(topic, at).await);
+        }
+    }
+    found
+}
+
+fn every_partition(topics: &BTreeMap<String, Topic>, spec: OffsetSpec) -> BTreeMap<TopicPartition, OffsetSpec> {
+    let partitions = |(name, topic): (&String, &Topic)| {
+        let name = name.clone();
+        let of = move |partition: i32| (TopicPartition { topic: name.clone(), partition }, spec);
+        topic.description.partitions.iter().map(|p| p.partition).map(of).collect::<Vec<_>>()
+    };
+    topics.iter().flat_map(partitions).collect()
+}
+
+fn logs(name: &str, topic: &Topic, starts: &Offsets, ends: &Offsets) -> BTreeMap<i32, Option<Log>> {
+    let one = |partition: i32| {
+        let at = TopicPartition { topic: name.to_owned(), partition };
+        let offset = |of: &Offsets| of.get(&at)?.as_ref().ok()?.offset;
+        Some(Log { start: offset(starts)?, end: offset(ends)?, bytes: None })
+    };
+    topic.description.partitions.iter().map(|p| (p.partition, one(p.partition))).collect()
+}
+
+/// Every group with committed offsets or members on each topic. One that does not answer is silent where it was before.
+fn by_topic(
+    topics: &BTreeMap<String, Topic>,
+    described: &Answers<GroupDescription>,
+    committed: &Answers<CommittedOffsets>,
+    before: &Lags,
+) -> BTreeMap<String, Groups> {
+    let mut all: BTreeMap<String, Groups> = topics.keys().map(|topic| (topic.clone(), Groups::new())).collect();
+    for (group, answer) in committed {
+        let description = described.get(group).and_then(|d| d.as_ref().ok());
+        let state = description.map_or(GroupState::Unknown, |d| state(d.state));
+        let mut on = |topic: &str, committed: Option<BTreeMap<i32, i64>>| {
+            if let Some(groups) = all.get_mut(topic) {
+                groups.insert(group.clone(), GroupSeen { state, committed });
+            }
+        };
+        match answer {
+            Ok(offsets) => {
+                let members = description.into_iter().flat_map(|d| &d.members).flat_map(|m| &m.partitions).map(|p| &p.topic);
+                let named: BTreeSet<&String> = offsets.keys().map(|p| &p.topic).chain(members).collect();
+                named.into_iter().for_each(|topic| on(topic, of_topic(topic, offsets)));
+            }
+            Err(_) => {
+                let was_on = before.groups.iter().flatten().filter(|(_, groups)| groups.contains_key(group));
+                was_on.for_each(|(topic, _)| on(topic, None));
+            }
+        }
+    }
+    all
+}
+
+/// `None`: that of some partition is not known.
+fn of_topic(topic: &str, offsets: &CommittedOffsets) -> Option<BTreeMap<i32, i64>> {
+    let on_topic = offsets.iter().filter(|(at, _)| at.topic == topic);
+    on_topic.map(|(at, offset)| Some((at.partition, *offset.as_ref().ok()?))).collect()
+}
+
+const fn state(state: admin::GroupState) -> GroupState {
+    match state {
+        admin::GroupState::Stable => GroupState::Stable,
+        admin::GroupState::PreparingRebalance | admin::GroupState::CompletingRebalance => GroupState::Rebalancing,
+        admin::GroupState::Empty | admin::GroupState::Dead => GroupState::Empty,
+        admin::GroupState::Unknown => GroupState::Unknown,
+    }
+}
+
+/// One topic as it was observed. `lags`: the last look, which may be older than the configuration.
+pub fn observed(name: &str, topic: &Topic, config: Option<TopicConfig>, lags: &Lags) -> Observed {
+    let known = lags.partitions.get(name);
+    Observed {
+        topic_id: topic.description.id.clone(),
+        config,
+        offsets_at_ms: if known.is_some() { lags.asked_ms } else { 0 },
+        partitions: known.cloned().unwrap_or_default(),
+        groups: lags.groups.as_ref().and_then(|groups| groups.get(name)).cloned(),
+        offsets_retention_ms: lags.offsets_retention_ms,
+        // Nobody looks at the disks yet.
+        storage: Storage { used_percent: None, max_used_percent: 100 },
+        reads: lags.reads.get(name).cloned().unwrap_or_default(),
+    }
+}

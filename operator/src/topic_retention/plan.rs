@@ -1,0 +1,40 @@
+//! What is to be done about one topic. Pure: the computing is in `weir-floors`.
+
+use weir_floors::{
+    Assessment, Policy,
+    assess::Governance,
+    observed::Observed,
+    wanted::{Cause, Change, Wanted},
+};
+
+use super::memory::TopicMemory;
+
+pub fn assess(memory: &mut TopicMemory, seen: &Observed, policies: &[Policy], now_ms: i64) -> Assessment {
+    let policies: Vec<&Policy> = policies.iter().collect();
+    let governance = Governance { policies: &policies, holds: &[], exceptions: &[] };
+    memory.history.assess(seen, &governance, now_ms)
+}
+
+/// What is changed now. Nothing is ever lowered: that needs an audit record before, and there is no audit log yet.
+pub fn raise(it: &Assessment) -> Option<&Change> {
+    match &it.wanted {
+        Wanted::Now(change) => match change.cause {
+            Cause::Raise | Cause::Restore | Cause::Extend => Some(change),
+            Cause::StepDown => None,
+        },
+        Wanted::HeldBack { .. } | Wanted::Nothing(_) => None,
+    }
+}
+
+/// The topic as it is once a change was taken, without asking again.
+pub fn after(mut seen: Observed, change: &Change) -> Observed {
+    use weir_floors::config::{Setting, Source};
+    if let Some(config) = &mut seen.config {
+        for key in &change.keys {
+            if let Some(value) = key.to.clone() {
+                config.insert(key.key.to_owned(), Setting { value, source: Source::Topic, inherited: None });
+            }
+        }
+    }
+    seen
+}

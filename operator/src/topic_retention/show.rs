@@ -1,0 +1,175 @@
+//! Shows a turn: `TopicFloor`s, the policies' status, events. Writes only what is due.
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt as _, stream};
+use jiff::Timestamp;
+use kube::{Resource as _, ResourceExt as _};
+use weir_crds::{TopicRetentionPolicy, topic_retention_policy::TopicRetentionPolicyStatus};
+use weir_floors::{Assessment, status::Shown};
+
+use super::{
+    Retention, Scene, events, governance,
+    memory::{Memory, TopicMemory},
+    status::{self, Due, Stall},
+    turn::Turned,
+    write::{self, WriteError},
+};
+
+/// `TopicFloor`s written in one turn; the rest follows in the next ones, so that a thousand new topics do not hold up a
+/// repair.
+const FLOORS_PER_TURN_MAX: usize = 200;
+/// Writes at a time.
+const WRITES: usize = 8;
+
+/// Says everything that is due, however much of it fails; the first failure is the result.
+pub async fn show(
+    ctx: &Retention,
+    scene: &Scene,
+    memory: &mut Memory,
+    turned: &BTreeMap<String, Turned>,
+    now: Timestamp,
+) -> Result<(), WriteError> {
+    tell(ctx, memory, turned).await;
+    // Before the first look at the lags everything is unknown, which is no news.
+    if !memory.looked {
+        return Ok(());
+    }
+    let written = floors(ctx, scene, memory, turned, now.as_millisecond()).await;
+    let removed = remove(ctx, scene, memory, turned).await;
+    let shown = policies(ctx, memory, turned, &scene.cluster.name_any(), now).await;
+    written.and(removed).and(shown)
+}
+
+/// Events: a courtesy, status says the same.
+async fn tell(ctx: &Retention, memory: &mut Memory, turned: &BTreeMap<String, Turned>) {
+    let Memory { governance: Some(governance), topics, .. } = memory else { return };
+    for (name, turned) in turned {
+        let (Some(topic), Some(remembered)) = (governance.topics.get(name), topics.get_mut(name)) else { continue };
+        let all = events::of_topic(name, &turned.assessment, &topic.policies, turned.tried.as_ref(), &mut remembered.told);
+        if all.is_empty() {
+            continue;
+        }
+        let objects = governance.policies.iter().filter(|view| view.topics.contains(name)).map(|view| view.object.object_ref(&()));
+        for object in objects {
+            for event in &all {
+                tracing::info!(topic = name, reason = %event.reason, note = event.note.as_deref(), "event");
+                if let Err(error) = ctx.recorder.publish(event, &object).await {
+                    tracing::warn!(%error, "an event cannot be published");
+                }
+            }
+        }
+    }
+}
+
+async fn floors(
+    ctx: &Retention,
+    scene: &Scene,
+    memory: &mut Memory,
+    turned: &BTreeMap<String, Turned>,
+    now_ms: i64,
+) -> Result<(), WriteError> {
+    let found: BTreeMap<&str, _> = scene.floors.iter().map(|f| (f.spec.topic.as_str(), f.status.as_ref())).collect();
+    let mut due: Vec<(Due, &str, Shown, bool)> = Vec::new();
+    for (name, turned) in turned.iter().filter(|(_, t)| t.assessment.rules.is_some()) {
+        let Some(TopicMemory { shown, exists, .. }) = memory.topics.get(name) else { continue };
+        let new = Shown::of(&turned.assessment);
+        let found = if *exists { found.get(name.as_str()).copied().flatten() } else { None };
+        if let Some(when) = status::floor_is_due(shown.as_ref(), found, &new, now_ms) {
+            due.push((when, name, new, *exists));
+        }
+    }
+    due.sort_by_key(|(when, ..)| *when);
+    due.truncate(FLOORS_PER_TURN_MAX);
+    let write = |(_, name, new, exists): (Due, &str, Shown, bool)| {
+        let name = name.to_owned();
+        async move {
+            let written = write::floor(&ctx.client, &scene.cluster, &name, exists, &new.status).await;
+            (name, new, written)
+        }
+    };
+    let written: Vec<_> = stream::iter(due.into_iter().map(write)).buffer_unordered(WRITES).collect().await;
+    let mut result = Ok(());
+    for (name, new, written) in written {
+        let Some(remembered) = memory.topics.get_mut(&name) else { continue };
+        match written {
+            Ok(true) => (remembered.exists, remembered.shown) = (true, Some((now_ms, new))),
+            // Somebody deleted it: the next turn makes it again.
+            Ok(false) => (remembered.exists, remembered.shown) = (false, None),
+            Err(error) => result = result.and(Err(error)),
+        }
+    }
+    result
+}
+
+/// Those of topics that are gone, or of which nobody asks anything any more.
+async fn remove(ctx: &Retention, scene: &Scene, memory: &mut Memory, turned: &BTreeMap<String, Turned>) -> Result<(), WriteError> {
+    let unknown = memory.governance.as_ref().map(|g| &g.unknown);
+    let governed = |topic: &str| {
+        turned.get(topic).is_some_and(|t| t.assessment.rules.is_some()) || unknown.is_some_and(|unknown| unknown.contains(topic))
+    };
+    for floor in scene.floors.iter().filter(|f| !governed(&f.spec.topic)) {
+        write::delete_floor(&ctx.client, floor).await?;
+    }
+    memory.topics.retain(|name, _| turned.get(name).is_none_or(|t| t.assessment.rules.is_some()));
+    Ok(())
+}
+
+async fn policies(
+    ctx: &Retention,
+    memory: &mut Memory,
+    turned: &BTreeMap<String, Turned>,
+    cluster: &str,
+    now: Timestamp,
+) -> Result<(), WriteError> {
+    let Memory { governance: Some(governance), policies, .. } = memory else { return Ok(()) };
+    let mut result = Ok(());
+    for view in &governance.policies {
+        let of_view = view.topics.iter().filter_map(|topic| turned.get_key_value(topic));
+        let topics: Vec<(&str, &Assessment)> = of_view.map(|(topic, turned)| (topic.as_str(), &turned.assessment)).collect();
+        let generation = view.object.metadata.generation;
+        let new = |old: &TopicRetentionPolicyStatus| status::policy(generation, &topics, status::stall(view, cluster), old, now);
+        result = result.and(write_policy(ctx, policies, &view.object, new, now).await);
+    }
+    let present: Vec<_> = governance.policies.iter().filter_map(|view| view.object.uid()).collect();
+    policies.retain(|uid, _| present.contains(uid));
+    result
+}
+
+/// Of policies whose cluster cannot be reached.
+pub async fn blind(ctx: &Retention, scene: &Scene, memory: &mut Memory, stall: &Stall, now: Timestamp) -> Result<(), WriteError> {
+    let mut result = Ok(());
+    for policy in &scene.policies {
+        let new = |old: &TopicRetentionPolicyStatus| status::blind(policy.metadata.generation, stall.clone(), old, now);
+        result = result.and(write_policy(ctx, &mut memory.policies, policy, new, now).await);
+    }
+    result
+}
+
+/// Of a policy that no cluster's turn is about.
+pub async fn orphan(ctx: &Retention, policy: &TopicRetentionPolicy, stall: Stall, now: Timestamp) -> Result<(), WriteError> {
+    let new = |old: &TopicRetentionPolicyStatus| status::blind(policy.metadata.generation, stall, old, now);
+    write_policy(ctx, &mut BTreeMap::new(), policy, new, now).await
+}
+
+/// Writes a policy's status where it is due; `new` is made of what it showed before.
+async fn write_policy(
+    ctx: &Retention,
+    written: &mut BTreeMap<String, (i64, TopicRetentionPolicyStatus)>,
+    policy: &TopicRetentionPolicy,
+    new: impl FnOnce(&TopicRetentionPolicyStatus) -> TopicRetentionPolicyStatus,
+    now: Timestamp,
+) -> Result<(), WriteError> {
+    let (uid, now_ms) = (policy.uid().unwrap_or_default(), now.as_millisecond());
+    let before = match written.get(&uid) {
+        Some((at_ms, status)) => Some((*at_ms, status)),
+        None => policy.status.as_ref().map(|status| (0, status)),
+    };
+    let new = new(before.map_or(&TopicRetentionPolicyStatus::default(), |(_, status)| status));
+    if status::policy_is_due(before, &new, now_ms) {
+        write::policy(&ctx.client, policy, &new).await?;
+        tracing::debug!(policy = governance::name(policy), "status is written");
+        written.insert(uid, (now_ms, new));
+    }
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! What policies show, and when what is shown has to be written. Pure.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use weir_crds::{
+    conditions::{self, ConditionType, Wanted},
+    contract::result::error_chain,
+    topic_floor::TopicFloorStatus,
+    topic_retention_policy::TopicRetentionPolicyStatus,
+};
+use weir_floors::{
+    Assessment,
+    status::{Shown, summary},
+};
+
+use super::governance::PolicyView;
+
+/// Between two writes of an object that says nothing new but numbers.
+pub const NUMBERS_INTERVAL_MS: i64 = 60_000;
+
+/// Why a policy does not do what it says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stall {
+    pub reason: &'static str,
+    pub message: String,
+}
+
+impl Stall {
+    pub fn unreachable(error: &dyn std::error::Error) -> Self {
+        Self { reason: "ClusterUnreachable", message: error_chain(error) }
+    }
+}
+
+/// Of a policy as it stands beside the topics and the grants; `None`: nothing is in its way.
+pub fn stall(view: &PolicyView, cluster: &str) -> Option<Stall> {
+    let namespace = view.object.metadata.namespace.as_deref().unwrap_or_default();
+    let stall = |reason, message| Some(Stall { reason, message });
+    if let Some(error) = &view.error {
+        return stall("InvalidSpec", error.clone());
+    }
+    match &view.not_granted[..] {
+        [] if view.topics.is_empty() => {
+            stall("NoTopic", format!("spec.topics: no topic of KafkaCluster {cluster} matches; correct it, or create the topic"))
+        }
+        [] => None,
+        [first, more @ ..] => {
+            let more = if more.is_empty() { String::new() } else { format!(" and {} more topics", more.len()) };
+            let remedy = "grant it Govern, or leave the topic out by spec.topics.exclude";
+            stall("GrantMissing", format!("KafkaCluster {cluster} grants namespace {namespace} nothing on topic {first}{more}; {remedy}"))
+        }
+    }
+}
+
+/// Of a policy whose topics are assessed. `old`: what it showed before.
+pub fn policy(
+    generation: Option<i64>,
+    topics: &[(&str, &Assessment)],
+    stall: Option<Stall>,
+    old: &TopicRetentionPolicyStatus,
+    now: Timestamp,
+) -> TopicRetentionPolicyStatus {
+    let (counts, worst) = summary(topics.iter().copied());
+    let mut wanted = weir_floors::conditions::conditions(topics);
+    wanted.push(stalled(stall));
+    TopicRetentionPolicyStatus {
+        observed_generation: generation,
+        topics: Some(counts),
+        worst,
+        conditions: conditions::merge(&old.conditions, wanted, generation, now),
+    }
+}
+
+/// Of a policy whose topics cannot be looked at: what it showed stays, and it says why it is old.
+pub fn blind(generation: Option<i64>, stall: Stall, old: &TopicRetentionPolicyStatus, now: Timestamp) -> TopicRetentionPolicyStatus {
+    let mut conditions: Vec<Condition> = old.conditions.iter().filter(|c| c.type_ != ConditionType::Stalled.as_str()).cloned().collect();
+    conditions.extend(conditions::merge(&old.conditions, vec![stalled(Some(stall))], generation, now));
+    TopicRetentionPolicyStatus { conditions, ..old.clone() }
+}
+
+fn stalled(stall: Option<Stall>) -> Wanted {
+    let (status, reason, message) = match stall {
+        Some(Stall { reason, message }) => (true, reason, message),
+        None => (false, "Watching", String::new()),
+    };
+    Wanted { kind: ConditionType::Stalled, status: Some(status), reason: reason.to_owned(), message }
+}
+
+/// Whether a policy's status has to be written now; a text that moved with the numbers in it is no reason.
+pub fn policy_is_due(old: Option<(i64, &TopicRetentionPolicyStatus)>, new: &TopicRetentionPolicyStatus, now_ms: i64) -> bool {
+    let Some((at_ms, old)) = old else { return true };
+    let conditions = |s: &TopicRetentionPolicyStatus| -> Vec<[String; 3]> {
+        s.conditions.iter().map(|c| [c.type_.clone(), c.status.clone(), c.reason.clone()]).collect()
+    };
+    let worst = |s: &TopicRetentionPolicyStatus| s.worst.iter().map(|w| (w.topic.clone(), w.state.clone())).collect::<Vec<_>>();
+    if conditions(old) != conditions(new) || old.observed_generation != new.observed_generation {
+        return true;
+    }
+    let is_news = old.topics != new.topics || worst(old) != worst(new);
+    is_news && now_ms - at_ms >= NUMBERS_INTERVAL_MS
+}
+
+/// Whether a `TopicFloor` has to be written: at once, in its time, or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Due {
+    AtOnce,
+    InTime,
+}
+
+/// `shown`: what was last written, and when; `found`: what it said when this process began.
+pub fn floor_is_due(shown: Option<&(i64, Shown)>, found: Option<&TopicFloorStatus>, new: &Shown, now_ms: i64) -> Option<Due> {
+    match (shown, found) {
+        (Some((_, before)), _) if new.is_another_state(&before.status) => Some(Due::AtOnce),
+        (Some((at_ms, before)), _) => (new.is_news(before) && now_ms - at_ms >= NUMBERS_INTERVAL_MS).then_some(Due::InTime),
+        (None, Some(found)) if found.state == new.status.state => (*found != new.status).then_some(Due::InTime),
+        (None, _) => Some(Due::AtOnce),
+    }
+}

@@ -1,0 +1,194 @@
+//! A Kafka cluster in memory, and a Kubernetes API that notes every request.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use http::{Method, Request, Response};
+use kube::client::Body;
+use serde_json::{Value, json};
+use weir_floors::observed::Read;
+use weir_kafka::{
+    AdminError, PartitionDescription, RequestError, TopicConfig, TopicDescription,
+    admin::{
+        Answers, CommittedOffsets, ConfigChange, GroupDescription, GroupList, GroupState, OffsetSpec, PartitionOffset, TopicPartition,
+    },
+};
+
+use crate::topic_retention::kafka::{Kafka, Offsets};
+
+#[derive(Clone, Debug)]
+pub struct FakeTopic {
+    pub id: String,
+    pub config: BTreeMap<String, String>,
+    /// Start and end of its only partition.
+    pub log: (i64, i64),
+}
+
+/// What the cluster has, and what was done to it.
+#[derive(Debug, Default)]
+pub struct FakeCluster {
+    pub topics: BTreeMap<String, FakeTopic>,
+    /// What groups have committed on partition 0, by topic; `None`: the coordinator does not answer.
+    pub groups: BTreeMap<String, Option<BTreeMap<String, i64>>>,
+    pub altered: Vec<(String, String, String)>,
+    pub refuses: bool,
+    pub is_away: bool,
+    /// Topics cannot be described.
+    pub hides_configs: bool,
+    /// A broker that was not heard when groups were listed.
+    pub hides_groups: bool,
+    /// The timestamp of every record.
+    pub stamp_ms: Option<i64>,
+    /// In which order it was asked.
+    pub asked: Vec<&'static str>,
+}
+
+#[derive(Debug, Default)]
+pub struct FakeKafka(pub Mutex<FakeCluster>);
+
+impl FakeKafka {
+    /// The cluster, if it answers.
+    fn ask<T>(&self, question: &'static str, answer: impl FnOnce(&mut FakeCluster) -> T) -> Result<T, AdminError> {
+        let mut cluster = self.0.lock().unwrap();
+        cluster.asked.push(question);
+        if cluster.is_away { Err(AdminError::DescribeCluster(RequestError::NoAnswer)) } else { Ok(answer(&mut cluster)) }
+    }
+}
+
+impl Kafka for FakeKafka {
+    async fn topic_names(&self) -> Result<BTreeSet<String>, AdminError> {
+        self.ask("names", |c| c.topics.keys().cloned().collect())
+    }
+
+    async fn topics(&self, names: BTreeSet<String>) -> Result<Answers<Option<TopicDescription>>, AdminError> {
+        let partitions = vec![PartitionDescription { partition: 0, leader: Some(1), replicas: 1, in_sync: 1 }];
+        let of = |topic: &FakeTopic| TopicDescription { id: topic.id.clone(), partitions: partitions.clone() };
+        self.ask("topics", |c| names.into_iter().map(|name| (name.clone(), Ok(c.topics.get(&name).map(of)))).collect())
+    }
+
+    async fn configs(&self, topics: BTreeSet<String>) -> Result<Answers<TopicConfig>, AdminError> {
+        let of = |topic: &FakeTopic| topic.config.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        self.ask("configs", |c| {
+            let found = |name: &String| c.topics.get(name).filter(|_| !c.hides_configs).map(of).ok_or(RequestError::NoAnswer);
+            topics.into_iter().map(|name| (name.clone(), found(&name))).collect()
+        })
+    }
+
+    async fn offsets(&self, wanted: BTreeMap<TopicPartition, OffsetSpec>) -> Result<Offsets, AdminError> {
+        let spec = *wanted.values().next().unwrap();
+        self.ask(if spec == OffsetSpec::Earliest { "starts" } else { "ends" }, |c| {
+            let of = |at: &TopicPartition| {
+                let (start, end) = c.topics.get(&at.topic).ok_or(RequestError::NoAnswer)?.log;
+                Ok(PartitionOffset { offset: Some(if spec == OffsetSpec::Earliest { start } else { end }), timestamp_ms: None })
+            };
+            wanted.keys().map(|at| (at.clone(), of(at))).collect()
+        })
+    }
+
+    async fn groups(&self) -> Result<GroupList, AdminError> {
+        self.ask("groups", |c| GroupList {
+            groups: c.groups.keys().map(|group| (group.clone(), GroupState::Stable)).collect(),
+            errors: if c.hides_groups { vec![RequestError::NoAnswer] } else { vec![] },
+        })
+    }
+
+    async fn describe_groups(&self, groups: BTreeSet<String>) -> Result<Answers<GroupDescription>, AdminError> {
+        let described = GroupDescription { state: GroupState::Stable, members: vec![] };
+        self.ask("members", |_| groups.into_iter().map(|group| (group, Ok(described.clone()))).collect())
+    }
+
+    async fn committed(&self, groups: BTreeSet<String>) -> Result<Answers<CommittedOffsets>, AdminError> {
+        let offsets = |committed: &BTreeMap<String, i64>| -> CommittedOffsets {
+            committed.iter().map(|(topic, offset)| (TopicPartition { topic: topic.clone(), partition: 0 }, Ok(*offset))).collect()
+        };
+        self.ask("committed", |c| {
+            let of = |group: &String| c.groups[group].as_ref().map(offsets).ok_or(RequestError::NoAnswer);
+            groups.into_iter().map(|group| (group.clone(), of(&group))).collect()
+        })
+    }
+
+    async fn offsets_retention(&self) -> Result<Option<Duration>, AdminError> {
+        self.ask("broker", |_| Some(Duration::from_secs(7 * 86_400)))
+    }
+
+    async fn first_records(&self, _: String, at: Vec<(i32, i64)>) -> Vec<Read> {
+        let cluster = self.0.lock().unwrap();
+        let Some(timestamp_ms) = cluster.stamp_ms else { return Vec::new() };
+        let stamp = |offset| weir_floors::observed::Stamp { offset, timestamp_ms };
+        at.into_iter().map(|(partition, offset)| Read { partition, offset, found: Some(stamp(offset)), end: i64::MAX }).collect()
+    }
+
+    async fn alter(&self, changes: BTreeMap<String, BTreeMap<String, ConfigChange>>) -> Result<Answers<()>, AdminError> {
+        self.ask("alter", |c| {
+            let mut answers = Answers::new();
+            for (topic, keys) in changes {
+                for (key, change) in keys {
+                    let ConfigChange::Set(value) = change else { panic!("{key} of {topic} is reset") };
+                    c.altered.push((topic.clone(), key.clone(), value.clone()));
+                    if !c.refuses {
+                        c.topics.get_mut(&topic).unwrap().config.insert(key, value);
+                    }
+                }
+                answers.insert(topic, if c.refuses { Err(RequestError::NoAnswer) } else { Ok(()) });
+            }
+            answers
+        })
+    }
+}
+
+/// One request to the Kubernetes API.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub method: Method,
+    pub path: String,
+    pub body: Value,
+}
+
+impl Call {
+    /// `PATCH topicfloors/main.events-1b2c3d4e/status`
+    pub fn short(&self) -> String {
+        let parts: Vec<&str> = self.path.split('/').collect();
+        let from = parts.iter().position(|part| ["topicfloors", "topicretentionpolicies", "events"].contains(part)).unwrap();
+        format!("{} {}", self.method, parts[from..].join("/"))
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct FakeApi {
+    pub calls: Arc<Mutex<Vec<Call>>>,
+    /// Answers 404 to writes of status.
+    pub forgets: Arc<Mutex<bool>>,
+}
+
+impl FakeApi {
+    pub async fn answer(self, request: Request<Body>) -> Result<Response<Body>, std::convert::Infallible> {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let bytes = request.into_body().collect_bytes().await.unwrap();
+        let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        let is_forgotten = *self.forgets.lock().unwrap() && path.contains("topicfloors") && path.ends_with("/status");
+        let (code, answer) = if is_forgotten {
+            (404, json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "message": "", "code": 404}))
+        } else if method == Method::DELETE {
+            (200, json!({"kind": "Status", "status": "Success"}))
+        } else {
+            (200, answered(&path))
+        };
+        self.calls.lock().unwrap().push(Call { method, path, body });
+        Ok(Response::builder().status(code).body(Body::from(serde_json::to_vec(&answer).unwrap())).unwrap())
+    }
+}
+
+/// An object of the kind that a path is about.
+fn answered(path: &str) -> Value {
+    if path.contains("topicfloors") {
+        json!({"metadata": {"name": "f"}, "spec": {"clusterRef": {"name": "main"}, "topic": "t"}})
+    } else if path.contains("topicretentionpolicies") {
+        let spec = json!({"clusterRef": {"name": "main"}, "topics": {}, "floor": {"minimum": "1h"}, "enforcement": {"mode": "Audit"}, "owners": {"team": "t"}});
+        json!({"metadata": {"name": "p"}, "spec": spec})
+    } else {
+        json!({"metadata": {}})
+    }
+}

@@ -1,0 +1,63 @@
+//! What one look at offsets and groups makes of the answers.
+
+use std::collections::BTreeMap;
+
+use weir_kafka::{PartitionDescription, TopicDescription};
+
+use super::{
+    fakes::FakeKafka,
+    world::{GROUP, TOPIC, World},
+};
+use crate::topic_retention::{
+    governance::Topic,
+    observe::{Lags, Look, lags, observed},
+};
+
+fn topic() -> Topic {
+    let partitions = vec![PartitionDescription { partition: 0, leader: Some(1), replicas: 1, in_sync: 1 }];
+    Topic { description: TopicDescription { id: "first".into(), partitions }, policies: vec![] }
+}
+
+async fn look(kafka: &FakeKafka, before: &Lags) -> Lags {
+    let topics = BTreeMap::from([(TOPIC.to_owned(), topic())]);
+    lags(kafka, Look { topics, reads: BTreeMap::new(), before: before.clone(), now_ms: 1000 }).await.unwrap()
+}
+
+/// What was committed on the topic, by group; `None`: groups are not known.
+fn committed(lags: &Lags) -> Option<BTreeMap<String, Option<i64>>> {
+    let groups = observed(TOPIC, &topic(), None, lags).groups?;
+    Some(groups.into_iter().map(|(name, seen)| (name, seen.committed.and_then(|c| c.get(&0).copied()))).collect())
+}
+
+#[tokio::test]
+async fn beginnings_are_asked_for_before_what_is_committed() {
+    let world = World::new("Audit");
+    look(&world.kafka, &Lags::default()).await;
+    let at = |question: &str| world.kafka().asked.iter().position(|asked| *asked == question).unwrap();
+    assert!(at("starts") < at("committed"));
+}
+
+#[tokio::test]
+async fn a_group_that_falls_silent_stays_where_it_was() {
+    let world = World::new("Audit");
+    world.kafka().groups.insert("elsewhere".into(), Some(BTreeMap::from([("other".to_owned(), 3)])));
+    let first = look(&world.kafka, &Lags::default()).await;
+    assert_eq!(committed(&first), Some(BTreeMap::from([(GROUP.to_owned(), Some(100))])));
+    for group in [GROUP, "elsewhere"] {
+        world.kafka().groups.insert(group.into(), None);
+    }
+    let second = look(&world.kafka, &first).await;
+    assert_eq!(committed(&second), Some(BTreeMap::from([(GROUP.to_owned(), None)])));
+}
+
+#[tokio::test]
+async fn groups_of_which_nothing_was_heard_may_be_anywhere() {
+    let world = World::new("Audit");
+    world.kafka().groups.insert("mute".into(), None);
+    assert_eq!(committed(&look(&world.kafka, &Lags::default()).await), None);
+    world.kafka().groups.remove("mute");
+    world.kafka().hides_groups = true;
+    assert_eq!(committed(&look(&world.kafka, &Lags::default()).await), None);
+    world.kafka().hides_groups = false;
+    assert!(committed(&look(&world.kafka, &Lags::default()).await).is_some());
+}

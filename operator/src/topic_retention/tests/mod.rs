@@ -1,0 +1,8 @@
+//! Turns against a scripted Kafka and a Kubernetes API that notes what it is asked.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod fakes;
+mod lags;
+mod turns;
+mod world;

@@ -1,0 +1,279 @@
+//! Stories of the topic, with the exact writes to Kafka and to the Kubernetes API, and then silence.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::world::{GROUP, HOUR, TOPIC, WEEK, World, condition, events, policy, short, status};
+use crate::topic_retention::reconcile_policy;
+
+fn restored() -> Vec<(String, String, String)> {
+    vec![(TOPIC.to_owned(), "retention.ms".to_owned(), WEEK.to_owned())]
+}
+
+#[tokio::test]
+async fn a_topic_that_keeps_its_floor_is_shown_once_and_left_alone() {
+    let mut world = World::new("Enforce");
+    assert_eq!(short(&world.turn().await), Vec::<String>::new(), "lags are not known yet");
+    let calls = world.turn().await;
+    let name = "topicfloors/main.app-events-";
+    let [create, show, policy] = &calls[..] else { panic!("{:?}", short(&calls)) };
+    assert!(create.short().starts_with(&format!("PATCH {name}")) && show.short() == format!("{}/status", create.short()));
+    assert_eq!(create.body["spec"], json!({"clusterRef": {"name": "main"}, "topic": TOPIC}));
+    assert_eq!(create.body["metadata"]["ownerReferences"][0]["uid"], "cluster-uid");
+    let shown = &show.body["status"];
+    assert_eq!((&shown["state"], &shown["retention"], &shown["floor"]), (&json!("Healthy"), &json!("168h"), &json!("168h")));
+    assert_eq!((&shown["decidedBy"], &shown["limitingGroup"], &shown["behind"]), (&json!("Minimum"), &json!(GROUP), &json!("0s")));
+    assert_eq!(policy.short(), "PATCH topicretentionpolicies/events/status");
+    assert_eq!(policy.body["status"]["topics"]["healthy"], 1);
+    let said = ["LagObserved", "FloorSatisfied", "LagWithinSLO", "OffsetsRetained"].map(|kind| condition(&policy.body["status"], kind).0);
+    assert_eq!(said, ["True"; 4]);
+    assert_eq!(condition(&policy.body["status"], "Stalled"), ("False".into(), "Watching".into()));
+    assert_eq!(short(&world.pass(10).await), Vec::<String>::new());
+    assert_eq!(world.altered(), vec![]);
+}
+
+#[tokio::test]
+async fn what_is_lowered_is_back_at_the_floor_in_the_next_turn() {
+    let mut world = World::new("Enforce");
+    world.begin().await;
+    world.set("retention.ms", HOUR);
+    world.set("max.message.bytes", "7");
+    let calls = world.turn().await;
+    assert_eq!(world.altered(), restored());
+    let [(reason, note)] = &events(&calls)[..] else { panic!("{:?}", short(&calls)) };
+    assert_eq!(reason, "RetentionRestored");
+    for part in
+        ["retention.ms from 3600000 to 604800000", "lowered from 604800000 (168h)", "data-lake (#lake)", "lake-sink (raw.app_events)"]
+    {
+        assert!(note.contains(part), "{part:?} is not in {note}");
+    }
+    let shown = status(&calls, "topicfloors");
+    assert_eq!((&shown["state"], &shown["retention"]), (&json!("Healthy"), &json!("168h")));
+    assert_eq!(shown["raised"], json!({"retention.ms": {"before": HOUR, "set": WEEK}}));
+    assert_eq!(short(&world.pass(10).await), Vec::<String>::new());
+    assert_eq!(world.altered(), vec![]);
+    let metrics = world.ctx.metrics.render().unwrap();
+    for line in ["weir_retention_changes_total{cause=\"Restore\",outcome=\"Success\"} 1", "weir_topics{state=\"Healthy\"} 1"] {
+        assert!(metrics.lines().any(|l| l == line), "{line} is not in\n{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn audit_records_warn_warns_and_neither_changes_anything() {
+    for (mode, told) in [("Audit", vec![]), ("Warn", vec!["BelowFloor"])] {
+        let mut world = World::new(mode);
+        world.begin().await;
+        world.set("retention.ms", HOUR);
+        let calls = world.turn().await;
+        assert_eq!(events(&calls).iter().map(|(reason, _)| reason.as_str()).collect::<Vec<_>>(), told, "{mode}");
+        let shown = status(&calls, "topicfloors");
+        assert_eq!((&shown["state"], &shown["retention"], &shown["floor"]), (&json!("Violated"), &json!("1h"), &json!("168h")));
+        let policy = status(&calls, "topicretentionpolicies");
+        assert_eq!(condition(&policy, "FloorSatisfied"), ("False".into(), "BelowFloor".into()));
+        assert_eq!((&policy["topics"]["violated"], &policy["worst"][0]["topic"]), (&json!(1), &json!(TOPIC)));
+        assert_eq!(short(&world.pass(10).await), Vec::<String>::new());
+        assert_eq!(world.altered(), vec![]);
+    }
+}
+
+#[tokio::test]
+async fn what_may_only_be_observed_is_not_changed() {
+    let mut world = World::new("Enforce");
+    world.grant(&["Observe"]);
+    world.begin().await;
+    world.set("retention.ms", HOUR);
+    assert_eq!(status(&world.turn().await, "topicfloors")["state"], "Violated");
+    assert_eq!(world.altered(), vec![]);
+    let mut world = World::new("Enforce");
+    world.grant(&["Read"]);
+    world.set("retention.ms", HOUR);
+    world.turn().await;
+    let calls = world.pass(1).await;
+    assert_eq!(short(&calls), ["PATCH topicretentionpolicies/events/status"]);
+    assert_eq!(condition(&calls[0].body["status"], "Stalled"), ("True".into(), "GrantMissing".into()));
+    assert!(!world.kafka().asked.contains(&"configs"), "of a topic that is not granted nothing is asked");
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_once_and_tried_again() {
+    let mut world = World::new("Enforce");
+    world.begin().await;
+    world.set("retention.ms", HOUR);
+    world.kafka().refuses = true;
+    let calls = world.pass(1).await;
+    assert_eq!(events(&calls).iter().map(|(reason, _)| reason.as_str()).collect::<Vec<_>>(), ["RaiseFailed"]);
+    assert_eq!(status(&calls, "topicfloors")["state"], "Violated");
+    assert_eq!(world.altered().len(), 12);
+    world.kafka().refuses = false;
+    assert_eq!(status(&world.turn().await, "topicfloors")["state"], "Healthy");
+}
+
+#[tokio::test]
+async fn by_an_old_configuration_nothing_is_changed() {
+    let mut world = World::new("Enforce");
+    world.begin().await;
+    world.set("retention.ms", HOUR);
+    world.kafka().refuses = true;
+    world.turn().await;
+    assert_eq!(world.altered(), restored());
+    // Somebody raises it far above the floor, which weir cannot see.
+    world.set("retention.ms", "-1");
+    world.kafka().refuses = false;
+    world.kafka().hides_configs = true;
+    world.pass(5).await;
+    assert_eq!(world.altered(), vec![]);
+}
+
+#[tokio::test]
+async fn another_process_goes_on_from_the_topic_floor() {
+    let mut world = World::new("Enforce");
+    world.begin().await;
+    world.set("retention.ms", HOUR);
+    let shown = status(&world.turn().await, "topicfloors");
+    assert_eq!(world.altered(), restored());
+    world.restart(&shown);
+    let calls = world.pass(2).await;
+    assert_eq!(short(&calls), ["PATCH topicretentionpolicies/events/status"], "the TopicFloor says already what is so");
+    // What was raised is remembered as long as nobody else changes it.
+    world.set("retention.ms", "700000000");
+    assert!(status(&world.pass(2).await, "topicfloors").get("raised").is_none());
+    // While nobody looked, somebody lowered it.
+    world.restart(&shown);
+    world.set("retention.ms", HOUR);
+    world.turn().await;
+    assert_eq!(world.altered(), restored(), "before any lag is known");
+}
+
+#[tokio::test]
+async fn a_topic_with_traffic_is_not_written_again_and_again() {
+    let mut world = World::new("Enforce");
+    world.begin().await;
+    let mut writes = Vec::new();
+    for _ in 0..20 {
+        world.kafka().topics.get_mut(TOPIC).unwrap().log.1 += 1000;
+        let end = world.kafka().topics[TOPIC].log.1;
+        world.commit(end - 17);
+        writes.extend(world.pass(1).await);
+    }
+    assert_eq!(short(&writes), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_group_that_stays_behind_raises_the_floor() {
+    let mut world = World::new("Enforce");
+    world.begin().await;
+    let grow = |world: &World| world.kafka().topics.get_mut(TOPIC).unwrap().log.1 += 10;
+    for _ in 0..100 * 60 {
+        grow(&world);
+        world.now += jiff::SignedDuration::from_secs(55);
+        world.turn().await;
+    }
+    let altered = world.altered();
+    assert!(altered.len() > 2 && altered.iter().all(|(_, key, _)| key == "retention.ms"), "{altered:?}");
+    let hours: Vec<i64> = altered.iter().map(|(_, _, ms)| ms.parse::<i64>().unwrap() / 3_600_000).collect();
+    assert!(hours.is_sorted() && hours.last().is_some_and(|last| (199..=201).contains(last)), "{hours:?}");
+}
+
+#[tokio::test]
+async fn a_loss_is_found_told_once_and_shown() {
+    let mut world = World::new("Enforce");
+    world.commit(40);
+    world.pass(1).await;
+    world.kafka().topics.get_mut(TOPIC).unwrap().log.0 = 60;
+    let calls = world.pass(5).await;
+    let [(reason, note)] = &events(&calls)[..] else { panic!("{:?}", short(&calls)) };
+    assert_eq!(reason, "RecordsLost");
+    assert!(note.contains("offsets 40 to 59 of partition 0, at most 20 records") && note.contains(GROUP), "{note}");
+    assert_eq!(status(&calls, "topicfloors")["state"], "Lost");
+    let policy = status(&calls, "topicretentionpolicies");
+    assert_eq!((condition(&policy, "DataLossDetected").0.as_str(), &policy["topics"]["lost"]), ("True", &json!(1)));
+    assert!(world.ctx.metrics.render().unwrap().contains("weir_topics_missed_records 20"));
+}
+
+#[tokio::test]
+async fn records_tell_how_far_a_group_was_behind_before_weir_looked() {
+    let mut world = World::new("Enforce");
+    world.commit(40);
+    let day_before = world.now.as_millisecond() - 86_400_000;
+    world.kafka().stamp_ms = Some(day_before);
+    let calls = world.pass(2).await;
+    let shown = status(&calls, "topicfloors");
+    assert_eq!((&shown["behind"], &shown["state"]), (&json!("1d"), &json!("Healthy")));
+}
+
+#[tokio::test]
+async fn a_floor_outlives_its_policy_and_then_goes() {
+    let mut world = World::new("Enforce");
+    world.begin().await;
+    world.scene.policies.clear();
+    world.set("retention.ms", HOUR);
+    world.turn().await;
+    assert_eq!(world.altered(), restored());
+    let shown = json!({"state": "Healthy", "retention": "168h", "why": "", "headroom": "", "timeToLoss": ""});
+    // Another process knows nothing of it any more.
+    world.restart(&shown);
+    let calls = world.pass(1).await;
+    assert!(!calls.is_empty() && calls.iter().all(|c| c.method == http::Method::DELETE), "{:?}", short(&calls));
+}
+
+#[tokio::test]
+async fn a_topic_floor_that_somebody_deleted_comes_back() {
+    let mut world = World::new("Audit");
+    world.begin().await;
+    *world.api.forgets.lock().unwrap() = true;
+    world.set("retention.ms", HOUR);
+    world.turn().await;
+    *world.api.forgets.lock().unwrap() = false;
+    let calls = short(&world.turn().await);
+    assert!(calls.len() == 2 && !calls[0].ends_with("/status") && calls[1].ends_with("/status"), "{calls:?}");
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_away_is_said_and_nothing_is_done() {
+    let mut world = World::new("Enforce");
+    world.kafka().is_away = true;
+    let (result, calls) = world.try_turn().await;
+    assert!(result.is_err());
+    assert_eq!(condition(&status(&calls, "topicretentionpolicies"), "Stalled"), ("True".into(), "ClusterUnreachable".into()));
+    // One that was known serves on for a minute, and then is not known.
+    world.kafka().is_away = false;
+    world.begin().await;
+    world.kafka().is_away = true;
+    assert_eq!(short(&world.turn().await), Vec::<String>::new());
+    let calls = world.pass(2).await;
+    assert_eq!(status(&calls, "topicfloors")["state"], "Unknown");
+    assert_eq!(condition(&status(&calls, "topicretentionpolicies"), "FloorSatisfied").0, "Unknown");
+    assert_eq!(world.altered(), vec![]);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_policy_is_said() {
+    let mut wrong = policy("Enforce");
+    wrong.spec.topics.patterns = vec!["(".into()];
+    let mut nothing = policy("Enforce");
+    nothing.spec.topics.names = vec!["another".into()];
+    for (policy, reason) in [(wrong, "InvalidSpec"), (nothing, "NoTopic")] {
+        let mut world = World::new("Enforce");
+        world.scene.policies = vec![Arc::new(policy)];
+        let calls = world.pass(1).await;
+        assert_eq!(condition(&status(&calls, "topicretentionpolicies"), "Stalled"), ("True".into(), reason.into()));
+        assert_eq!(short(&calls).len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_policy_without_a_cluster_says_so_once() {
+    let world = World::new("Enforce");
+    let ctx = Arc::new(world.ctx);
+    let mut policy = policy("Enforce");
+    for expected in [1, 0] {
+        reconcile_policy(Arc::new(policy.clone()), Arc::clone(&ctx)).await.unwrap();
+        let calls = std::mem::take(&mut *world.api.calls.lock().unwrap());
+        assert_eq!(calls.len(), expected);
+        if let Some(call) = calls.first() {
+            assert_eq!(condition(&call.body["status"], "Stalled"), ("True".into(), "ClusterMissing".into()));
+            policy.status = Some(serde_json::from_value(call.body["status"].clone()).unwrap());
+        }
+    }
+}

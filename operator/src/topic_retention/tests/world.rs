@@ -1,0 +1,168 @@
+//! One topic of one partition, one group, one policy.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use jiff::{SignedDuration, Timestamp};
+use kube::{
+    Client,
+    runtime::{
+        events::{Recorder, Reporter},
+        reflector,
+    },
+};
+use serde_json::{Value, json};
+use weir_crds::{KafkaCluster, TopicFloor, TopicRetentionPolicy, topic_floor::TopicFloorSpec};
+
+use super::fakes::{Call, FakeApi, FakeCluster, FakeKafka, FakeTopic};
+use crate::{
+    credentials::Credentials,
+    topic_retention::{Retention, Scene, TURN, memory::Memory, turn, write},
+};
+
+pub const TOPIC: &str = "app_events";
+pub const GROUP: &str = "lake-sink";
+pub const WEEK: &str = "604800000";
+pub const HOUR: &str = "3600000";
+
+pub struct World {
+    pub kafka: Arc<FakeKafka>,
+    pub api: FakeApi,
+    pub ctx: Retention,
+    pub scene: Scene,
+    pub memory: Memory,
+    pub now: Timestamp,
+}
+
+fn cluster(verbs: &[&str]) -> KafkaCluster {
+    serde_json::from_value(json!({
+        "apiVersion": "weir.dev/v1alpha1", "kind": "KafkaCluster",
+        "metadata": {"name": "main", "uid": "cluster-uid", "generation": 1},
+        "spec": {"bootstrapServers": ["kafka:9092"], "grants": [{"namespaces": ["growth"], "topics": ["^app_.*$"], "verbs": verbs}]},
+    }))
+    .unwrap()
+}
+
+/// A floor of a week.
+pub fn policy(mode: &str) -> TopicRetentionPolicy {
+    serde_json::from_value(json!({
+        "apiVersion": "weir.dev/v1alpha1", "kind": "TopicRetentionPolicy",
+        "metadata": {"name": "events", "namespace": "growth", "uid": "policy-uid", "generation": 1},
+        "spec": {
+            "clusterRef": {"name": "main"}, "topics": {"names": [TOPIC]}, "floor": {"minimum": "168h"},
+            "enforcement": {"mode": mode},
+            "owners": {"team": "growth", "contacts": ["#growth"],
+                       "consumers": [{"group": GROUP, "team": "data-lake", "contact": "#lake", "tables": ["raw.app_events"]}]},
+        },
+    }))
+    .unwrap()
+}
+
+impl World {
+    /// A topic that keeps its 100 records for a week, which its group has read.
+    pub fn new(mode: &str) -> Self {
+        let config = [("retention.ms", WEEK), ("retention.bytes", "-1"), ("cleanup.policy", "delete")];
+        let config = config.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        let fake = FakeCluster {
+            topics: BTreeMap::from([(TOPIC.to_owned(), FakeTopic { id: "first".into(), config, log: (0, 100) })]),
+            groups: BTreeMap::from([(GROUP.to_owned(), Some(BTreeMap::from([(TOPIC.to_owned(), 100)])))]),
+            ..FakeCluster::default()
+        };
+        let api = FakeApi::default();
+        let answering = api.clone();
+        let client = Client::new(tower::service_fn(move |request| answering.clone().answer(request)), "default");
+        let ctx = Retention {
+            client: client.clone(),
+            credentials: Credentials::new(client.clone(), "weir-system", std::env::temp_dir()),
+            recorder: Recorder::new(client, Reporter { controller: "weir".into(), instance: None }),
+            metrics: Arc::default(),
+            clusters: reflector::store().0,
+            policies: reflector::store().0,
+            floors: reflector::store().0,
+            memories: Default::default(),
+        };
+        let scene = Scene { cluster: Arc::new(cluster(&["Govern"])), policies: vec![Arc::new(policy(mode))], floors: vec![] };
+        let now = "2026-11-02T00:00:00Z".parse().unwrap();
+        Self { kafka: Arc::new(FakeKafka(fake.into())), api, ctx, scene, memory: Memory::default(), now }
+    }
+
+    pub fn grant(&mut self, verbs: &[&str]) {
+        self.scene.cluster = Arc::new(cluster(verbs));
+    }
+
+    pub fn kafka(&self) -> std::sync::MutexGuard<'_, FakeCluster> {
+        self.kafka.0.lock().unwrap()
+    }
+
+    pub fn set(&self, key: &str, value: &str) {
+        self.kafka().topics.get_mut(TOPIC).unwrap().config.insert(key.into(), value.into());
+    }
+
+    pub fn commit(&self, offset: i64) {
+        self.kafka().groups.insert(GROUP.into(), Some(BTreeMap::from([(TOPIC.to_owned(), offset)])));
+    }
+
+    pub fn altered(&self) -> Vec<(String, String, String)> {
+        std::mem::take(&mut self.kafka().altered)
+    }
+
+    /// The next turn, with what was written in it; looks beside the turns have ended when it returns.
+    pub async fn try_turn(&mut self) -> (Result<(), turn::TurnError>, Vec<Call>) {
+        self.now += SignedDuration::try_from(TURN).unwrap();
+        let result = turn::turn(&self.ctx, &self.kafka, &self.scene, &mut self.memory, self.now).await;
+        // Time enough for what the turn started; its result is taken by the next one.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        (result, std::mem::take(&mut *self.api.calls.lock().unwrap()))
+    }
+
+    pub async fn turn(&mut self) -> Vec<Call> {
+        let (result, calls) = self.try_turn().await;
+        result.unwrap();
+        calls
+    }
+
+    /// Turns for so many minutes.
+    pub async fn pass(&mut self, minutes: i64) -> Vec<Call> {
+        let (mut calls, end) = (Vec::new(), self.now + SignedDuration::from_mins(minutes));
+        while self.now < end {
+            calls.extend(self.turn().await);
+        }
+        calls
+    }
+
+    /// The first turns: the topic is known, and shown.
+    pub async fn begin(&mut self) {
+        self.turn().await;
+        self.turn().await;
+    }
+
+    /// Another process takes over: of what was remembered there is only what lies in the API.
+    pub fn restart(&mut self, status: &Value) {
+        let spec: TopicFloorSpec = serde_json::from_value(json!({"clusterRef": {"name": "main"}, "topic": TOPIC})).unwrap();
+        let mut floor = TopicFloor::new(&write::floor_name("main", TOPIC), spec);
+        floor.status = Some(serde_json::from_value(status.clone()).unwrap());
+        self.scene.floors = vec![Arc::new(floor)];
+        self.memory = Memory::default();
+    }
+}
+
+pub fn short(calls: &[Call]) -> Vec<String> {
+    calls.iter().map(Call::short).collect()
+}
+
+/// The last status that was written of a kind.
+pub fn status(calls: &[Call], kind: &str) -> Value {
+    let of = |call: &&Call| call.path.contains(kind) && call.path.ends_with("/status");
+    calls.iter().rfind(of).unwrap_or_else(|| panic!("no status of {kind} in {:?}", short(calls))).body["status"].clone()
+}
+
+pub fn events(calls: &[Call]) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    calls.iter().filter(|c| c.path.ends_with("/events")).map(|c| (text(&c.body["reason"]), text(&c.body["note"]))).collect()
+}
+
+pub fn condition(status: &Value, kind: &str) -> (String, String) {
+    let found = status["conditions"].as_array().unwrap().iter().find(|c| c["type"] == kind).unwrap();
+    (found["status"].as_str().unwrap().to_owned(), found["reason"].as_str().unwrap().to_owned())
+}

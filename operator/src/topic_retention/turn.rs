@@ -1,0 +1,153 @@
+//! One turn: observe, plan, apply, show. Whatever cannot be seen is left as it is, and said.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+use weir_crds::{TopicFloor, contract::result::error_chain};
+use weir_floors::{Assessment, observed::Observed, wanted::Change};
+
+use super::{
+    Retention, Scene, apply,
+    events::Tried,
+    governance::{self, Governance},
+    kafka::Kafka,
+    memory::{self, Memory, TopicMemory},
+    observe::{self, Look},
+    plan, show,
+    status::Stall,
+    write::WriteError,
+};
+use crate::metrics::Outcome;
+
+/// Between the beginnings of two looks at topics, offsets and groups.
+pub const LOOK_INTERVAL_MS: i64 = 30_000;
+
+#[derive(Debug, thiserror::Error)]
+pub enum TurnError {
+    #[error("the cluster's topics cannot be looked at")]
+    Look(#[source] weir_kafka::AdminError),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// A topic before anything is decided.
+struct Seen {
+    observed: Observed,
+    /// Its configuration was read in this turn. By an older one nothing is changed: somebody may have raised it since.
+    is_fresh: bool,
+}
+
+/// A topic after a turn.
+pub struct Turned {
+    pub assessment: Assessment,
+    pub tried: Option<Tried>,
+}
+
+pub async fn turn<K: Kafka>(ctx: &Retention, kafka: &Arc<K>, scene: &Scene, memory: &mut Memory, now: Timestamp) -> Result<(), TurnError> {
+    let now_ms = now.as_millisecond();
+    if let Some(error) = memory.take_look() {
+        tracing::warn!(error = error_chain(&error), "offsets and groups cannot be looked at");
+    }
+    if let Err(error) = look(kafka, scene, memory, now_ms).await {
+        if memory.governance.is_none() {
+            show::blind(ctx, scene, memory, &Stall::unreachable(&error), now).await?;
+            return Err(TurnError::Look(error));
+        }
+        // What was known of the topics serves on; their configurations are asked for all the same.
+        tracing::warn!(error = error_chain(&error), "topics cannot be looked at");
+    }
+    let seen = observe(&**kafka, scene, memory, now_ms).await;
+    let is_seen = seen.is_empty() || seen.values().any(|topic| topic.is_fresh);
+    let turned = raise(ctx, &**kafka, memory, seen, now_ms).await;
+    ctx.metrics.topics.note(&scene.cluster, turned.iter().map(|(topic, t)| (topic.as_str(), &t.assessment)), is_seen);
+    Ok(show::show(ctx, scene, memory, &turned, now).await?)
+}
+
+/// Topics first, then, beside the turns, their offsets: so that both are about the same incarnations of topics.
+async fn look<K: Kafka>(kafka: &Arc<K>, scene: &Scene, memory: &mut Memory, now_ms: i64) -> Result<(), weir_kafka::AdminError> {
+    let made_of = governance::made_of(&scene.cluster, &scene.policies);
+    let fresh = memory.governance.as_ref().is_some_and(|g| g.is_of(&made_of) && now_ms - g.made_ms < LOOK_INTERVAL_MS);
+    if fresh {
+        return Ok(());
+    }
+    let (lives_on, before) = (memory.lives_on(), memory.governance.as_ref());
+    let found = Governance::look(&**kafka, &scene.cluster, &scene.policies, &lives_on, before, now_ms).await?;
+    if memory.looking.is_empty() {
+        let look = Look { topics: found.topics.clone(), reads: memory.reads(), before: memory.lags.clone(), now_ms };
+        let kafka = Arc::clone(kafka);
+        memory.looking.spawn(async move { observe::lags(&*kafka, look).await });
+    }
+    memory.governance = Some(found);
+    Ok(())
+}
+
+async fn observe<K: Kafka>(kafka: &K, scene: &Scene, memory: &mut Memory, now_ms: i64) -> BTreeMap<String, Seen> {
+    let Memory { governance: Some(governance), topics: remembered, lags, .. } = memory else { return BTreeMap::new() };
+    memory::retain(remembered, |topic| governance.topics.contains_key(topic), now_ms);
+    let names: BTreeSet<String> = governance.topics.keys().cloned().collect();
+    if names.is_empty() {
+        return BTreeMap::new();
+    }
+    let mut configs = observe::configs(kafka, names).await.unwrap_or_else(|error| {
+        tracing::warn!(error = error_chain(&error), "the topics' configurations cannot be read");
+        BTreeMap::new()
+    });
+    let floors: BTreeMap<&str, &TopicFloor> = scene.floors.iter().map(|f| (f.spec.topic.as_str(), &**f)).collect();
+    let mut seen = BTreeMap::new();
+    for (name, topic) in &governance.topics {
+        let begin = || TopicMemory::begin(&topic.description.id, floors.get(name.as_str()).copied());
+        let found = configs.remove(name);
+        let is_fresh = found.is_some();
+        let config = remembered.entry(name.clone()).or_insert_with(begin).config(found, now_ms);
+        seen.insert(name.clone(), Seen { observed: observe::observed(name, topic, config, lags), is_fresh });
+    }
+    seen
+}
+
+/// Assesses all topics, raises what is below its floor, and assesses that once more as it is then.
+async fn raise<K: Kafka>(
+    ctx: &Retention,
+    kafka: &K,
+    memory: &mut Memory,
+    seen: BTreeMap<String, Seen>,
+    now_ms: i64,
+) -> BTreeMap<String, Turned> {
+    let Memory { governance: Some(governance), topics, .. } = memory else { return BTreeMap::new() };
+    let policies = |topic: &str| governance.topics.get(topic).map_or(&[][..], |t| &t.policies);
+    let mut turned = BTreeMap::new();
+    let mut changes: BTreeMap<String, Change> = BTreeMap::new();
+    for (name, seen) in &seen {
+        let Some(remembered) = topics.get_mut(name) else { continue };
+        let assessment = plan::assess(remembered, &seen.observed, policies(name), now_ms);
+        if let Some(change) = plan::raise(&assessment).filter(|_| seen.is_fresh) {
+            changes.insert(name.clone(), change.clone());
+        }
+        turned.insert(name.clone(), Turned { assessment, tried: None });
+    }
+    let mut answers = apply::raise(kafka, &changes).await;
+    for (name, change) in changes {
+        let (Some(remembered), Some(seen), Some(turned)) = (topics.get_mut(&name), seen.get(&name), turned.get_mut(&name)) else {
+            continue;
+        };
+        let failure = answers.remove(&name).unwrap_or_else(|| Err("no answer".to_owned())).err();
+        let outcome = if failure.is_none() { Outcome::Success } else { Outcome::Error };
+        ctx.metrics.topics.changed(change.cause, outcome);
+        tracing::info!(topic = name, ?change, failure, "retention is raised");
+        let before = turned.assessment.clone();
+        if failure.is_none() {
+            // If this process dies here, the value is taken for somebody else's, and stays.
+            remembered.history.applied(&change, now_ms);
+            turned.assessment = plan::assess(remembered, &plan::after(seen.observed.clone(), &change), policies(&name), now_ms);
+        }
+        turned.tried = Some(Tried { change, before, failure });
+    }
+    for (name, turned) in &turned {
+        if let Some(remembered) = topics.get_mut(name) {
+            remembered.reads.clone_from(&turned.assessment.reads);
+        }
+    }
+    turned
+}
