@@ -12,7 +12,7 @@ e2e := build + " --bin weir-e2e && " + CARGO_TARGET_DIR / "debug/weir-e2e"
 all := shell("basename --multiple --suffix .rs $1/e2e/tests/*.rs | tr '\\n' ' '", justfile_directory()) + "admin pipeline store"
 
 # Those that CI has time for.
-some := "claims cluster demo manifests novashop operator secure admin pipeline store"
+some := "claims cluster demo manifests novashop operator retention secure pipeline store"
 
 [private]
 default:
@@ -119,4 +119,4 @@ tool name:
 ci: install lint deny unit release-check (e2e some)
 
 # Everything.
-full: ci (e2e "disturbed starting") faults demo
+full: ci (e2e "admin disturbed starting") faults demo
