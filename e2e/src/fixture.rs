@@ -146,6 +146,12 @@ impl Fixture {
         self.cluster.kubectl(&all).await
     }
 
+    /// Changes fields of a BackfillJob's spec.
+    pub async fn patch_job(&self, name: &str, spec: serde_json::Value) -> Result<(), command::Error> {
+        let patch = serde_json::json!({ "spec": spec }).to_string();
+        self.kubectl(&["patch", "backfilljob", name, "--type", "merge", "--patch", &patch]).await.map(drop)
+    }
+
     /// Puts an object into the test's bucket.
     pub async fn put_object(&self, key: &str, content: Vec<u8>) -> Result<(), Error> {
         let put = self.cluster.s3.put_object().bucket(&self.bucket).key(key).body(ByteStream::from(content));

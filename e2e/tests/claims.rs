@@ -19,15 +19,9 @@ const RUN_LIMIT: Duration = Duration::from_secs(300);
 const SOON: Duration = Duration::from_secs(60);
 const POOL_NODE: &str = "node-1";
 
-async fn patch(fixture: &Fixture, job: &str, spec: Value) -> anyhow::Result<()> {
-    let patch = json!({"spec": spec}).to_string();
-    fixture.kubectl(&["patch", "backfilljob", job, "--type", "merge", "--patch", &patch]).await?;
-    Ok(())
-}
-
 async fn approve(fixture: &Fixture, job: &Watched, name: &str) -> anyhow::Result<()> {
     let planned = job.phase("AwaitingApproval", RUN_LIMIT, |_| {}).await?;
-    patch(fixture, name, json!({"approval": {"mode": "Manual", "planHash": text(&planned, "/status/plan/hash")}})).await
+    Ok(fixture.patch_job(name, json!({"approval": {"mode": "Manual", "planHash": text(&planned, "/status/plan/hash")}})).await?)
 }
 
 /// Waits until the job says that another one is in its way, and names both runs.
@@ -72,7 +66,7 @@ async fn of_two_jobs_over_the_same_events_one_publishes() {
             approve(fixture, &own, JOB).await?;
             until_refused(&own, &run_of(JOB, 1), &run_of(OTHER, 1)).await?;
 
-            patch(fixture, OTHER, json!({"cancel": true})).await?;
+            fixture.patch_job(OTHER, json!({"cancel": true})).await?;
             other.phase("Canceled", SOON, |_| {}).await?;
             let goes_on = |job: &Value| condition(job, "Stalled").1 != "ClaimedByOther";
             own.until("it goes on by itself", SOON, goes_on, |_| {}).await?;
@@ -86,7 +80,7 @@ async fn of_two_jobs_over_the_same_events_one_publishes() {
         scene.must_agree(None, Some(&complete), &[1]).await?;
 
         // What is complete stays claimed: a second run of the other job would publish all of it again.
-        patch(fixture, OTHER, json!({"cancel": false, "runGeneration": 2, "approval": {"mode": "Auto", "planHash": null}})).await?;
+        fixture.patch_job(OTHER, json!({"cancel": false, "runGeneration": 2, "approval": {"mode": "Auto", "planHash": null}})).await?;
         until_refused(&other, &run_of(OTHER, 2), &run_of(JOB, 1)).await?;
         Ok(scene.must_agree(None, None, &[1]).await?)
     })

@@ -10,7 +10,7 @@ use kube::api::ListParams;
 use serde_json::{Value, json};
 use weir_e2e::demo::live::Live;
 use weir_e2e::demo::scene::{JOB, Job, Scene};
-use weir_e2e::demo::watch::{Watched, condition, number, phase, text};
+use weir_e2e::demo::watch::{Watched, condition, is_complete, number, phase, text};
 use weir_e2e::fixture::{self, Fixture, OPERATOR_NAMESPACE};
 use weir_e2e::handles::{Handles, Signal};
 use weir_e2e::novashop::Settings;
@@ -83,12 +83,6 @@ async fn drain(fixture: &Fixture) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn patch(fixture: &Fixture, spec: Value) -> anyhow::Result<()> {
-    let patch = json!({"spec": spec}).to_string();
-    fixture.kubectl(&["patch", "backfilljob", JOB, "--type", "merge", "--patch", &patch]).await?;
-    Ok(())
-}
-
 const AUTO: Job<'_> = Job { generation: 1, approval: "Auto", parallelism: 2 };
 
 #[tokio::test]
@@ -128,22 +122,22 @@ async fn a_job_is_suspended_resumed_canceled_and_run_again() {
         fixture.apply(&scene.job(AUTO)).await?;
 
         until_worker(fixture, "publish").await?;
-        patch(fixture, json!({"suspend": true})).await?;
+        fixture.patch_job(JOB, json!({"suspend": true})).await?;
         let suspended = watched.phase("Suspended", SOON, |_| {}).await?;
         ensure!(condition(&suspended, "Suspended").0 == "True", "{suspended}");
         must_be_still(fixture).await?;
-        patch(fixture, json!({"suspend": false})).await?;
+        fixture.patch_job(JOB, json!({"suspend": false})).await?;
 
         let some = |job: &Value| number(job, "/status/accounting/published") > 0;
         watched.until("publishing again", RUN_LIMIT, |job| phase(job) == "Running" && some(job), |_| {}).await?;
-        patch(fixture, json!({"cancel": true})).await?;
+        fixture.patch_job(JOB, json!({"cancel": true})).await?;
         let canceled = watched.phase("Canceled", SOON, |_| {}).await?;
         let first = number(&canceled, "/status/accounting/published");
         ensure!(first < SETTINGS.events, "it was canceled after everything was published");
         must_be_still(fixture).await?;
 
         // What the canceled run has published is not published again.
-        patch(fixture, json!({"cancel": false, "runGeneration": 2})).await?;
+        fixture.patch_job(JOB, json!({"cancel": false, "runGeneration": 2})).await?;
         let complete = watched.until("the second run is complete", RUN_LIMIT, |job| is_complete(job, 2), |_| {}).await?;
         let (published, present) =
             (number(&complete, "/status/accounting/published"), number(&complete, "/status/accounting/alreadyPresent"));
@@ -152,13 +146,13 @@ async fn a_job_is_suspended_resumed_canceled_and_run_again() {
         scene.must_agree(None, Some(&complete), &[1, 2]).await?;
 
         // A third run finds everything there.
-        patch(fixture, json!({"runGeneration": 3})).await?;
+        fixture.patch_job(JOB, json!({"runGeneration": 3})).await?;
         let complete = watched.until("the third run is complete", RUN_LIMIT, |job| is_complete(job, 3), |_| {}).await?;
         ensure!(number(&complete, "/status/accounting/published") == 0, "{complete}");
         scene.must_agree(None, Some(&complete), &[1, 2]).await?;
 
         // A lowered generation does nothing and says so.
-        patch(fixture, json!({"runGeneration": 2})).await?;
+        fixture.patch_job(JOB, json!({"runGeneration": 2})).await?;
         let says_so = |job: &Value| text(job, "/status/message").contains("lower than 3");
         let lowered =
             watched.until("the lowered generation is told of", SOON, |job| phase(job) == "Complete" && says_so(job), |_| {}).await?;
@@ -166,10 +160,6 @@ async fn a_job_is_suspended_resumed_canceled_and_run_again() {
         must_be_still(fixture).await
     })
     .await;
-}
-
-fn is_complete(job: &Value, generation: u64) -> bool {
-    phase(job) == "Complete" && number(job, "/status/run/generation") == generation
 }
 
 #[tokio::test]

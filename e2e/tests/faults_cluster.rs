@@ -9,7 +9,7 @@ use kube::Api;
 use kube::api::ListParams;
 use serde_json::{Value, json};
 use weir_e2e::demo::scene::{JOB, Job, Scene};
-use weir_e2e::demo::watch::{Watched, number, phase, text};
+use weir_e2e::demo::watch::{Watched, is_complete, number, phase, text};
 use weir_e2e::faults::is_full;
 use weir_e2e::faults::table::Table;
 use weir_e2e::fixture::{self, Fixture};
@@ -132,58 +132,52 @@ async fn one_mind(fixture: &Fixture, scene: &Scene<'_>, seed: u64, table: &mut T
         done.push(format!("{act:?} {:.1}", started.elapsed().as_secs_f64()));
     }
     generation += 1;
-    patch(fixture, json!({"suspend": false, "cancel": false, "runGeneration": generation})).await?;
-    let complete = |job: &Value| phase(job) == "Complete" && number(job, "/status/run/generation") == u64::from(generation);
+    fixture.patch_job(JOB, json!({"suspend": false, "cancel": false, "runGeneration": generation})).await?;
+    let complete = |job: &Value| is_complete(job, generation);
     let job = Watched::new(fixture, JOB).until("the last run is complete", RUN_LIMIT, complete, |_| {}).await?;
     scene.must_agree(None, Some(&job), &(1..=generation).collect::<Vec<_>>()).await?;
     let cells = [seed.to_string(), done.join(", "), generation.to_string(), started.elapsed().as_secs().to_string()];
     Ok(table.row(&cells.each_ref().map(String::as_str))?)
 }
 
-async fn patch(fixture: &Fixture, spec: Value) -> anyhow::Result<()> {
-    let patch = json!({"spec": spec}).to_string();
-    fixture.kubectl(&["patch", "backfilljob", JOB, "--type", "merge", "--patch", &patch]).await?;
-    Ok(())
-}
-
 async fn do_it(fixture: &Fixture, scene: &Scene<'_>, act: Act, generation: &mut u32) -> anyhow::Result<()> {
     match act {
-        Act::Suspend => patch(fixture, json!({"suspend": true})).await,
-        Act::Resume => patch(fixture, json!({"suspend": false})).await,
+        Act::Suspend => fixture.patch_job(JOB, json!({"suspend": true})).await?,
+        Act::Resume => fixture.patch_job(JOB, json!({"suspend": false})).await?,
         Act::CancelAndRaise => {
-            patch(fixture, json!({"cancel": true})).await?;
+            fixture.patch_job(JOB, json!({"cancel": true})).await?;
             tokio::time::sleep(Duration::from_secs(1)).await;
             *generation += 1;
-            patch(fixture, json!({"cancel": false, "runGeneration": *generation})).await
+            fixture.patch_job(JOB, json!({"cancel": false, "runGeneration": *generation})).await?;
         }
         Act::Raise => {
             *generation += 1;
-            patch(fixture, json!({"runGeneration": *generation})).await
+            fixture.patch_job(JOB, json!({"runGeneration": *generation})).await?;
         }
         // It does nothing and says so, and is put right again.
         Act::Lower if *generation > 1 => {
-            patch(fixture, json!({"runGeneration": *generation - 1})).await?;
+            fixture.patch_job(JOB, json!({"runGeneration": *generation - 1})).await?;
             tokio::time::sleep(Duration::from_secs(2)).await;
-            patch(fixture, json!({"runGeneration": *generation})).await
+            fixture.patch_job(JOB, json!({"runGeneration": *generation})).await?;
         }
-        Act::Lower => Ok(()),
+        Act::Lower => {}
         Act::DeleteAndCreate => {
             fixture.kubectl(&["delete", "backfilljob", JOB, "--timeout=60s"]).await?;
             fixture.apply(&scene.job(Job { generation: *generation, ..AUTO })).await?;
-            Ok(())
         }
-        Act::EditMutable => patch(fixture, json!({"reason": "somebody wrote more", "execution": {"parallelism": 1}})).await,
-        Act::EditImmutable => edit_immutable(fixture).await,
+        Act::EditMutable => fixture.patch_job(JOB, json!({"reason": "somebody wrote more", "execution": {"parallelism": 1}})).await?,
+        Act::EditImmutable => edit_immutable(fixture).await?,
     }
+    Ok(())
 }
 
 /// Once there is a plan, the apiserver refuses it. Before, it is an edit as any other, and is taken back.
 async fn edit_immutable(fixture: &Fixture) -> anyhow::Result<()> {
     let planned = Watched::new(fixture, JOB).look().await.pointer("/status/plan/hash").is_some();
-    let percent = |percent: &str| patch(fixture, json!({"reconstruct": {"maxQuarantinedPercent": percent}}));
+    let percent = async |percent: &str| fixture.patch_job(JOB, json!({"reconstruct": {"maxQuarantinedPercent": percent}})).await;
     match percent("9").await {
         Ok(()) if planned => anyhow::bail!("what a run was planned with was changed under the same generation"),
-        Ok(()) => percent("0.5").await,
+        Ok(()) => Ok(percent("0.5").await?),
         Err(_refused) => Ok(()),
     }
 }

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use weir_crds::contract::claims::ClaimDocument;
 use weir_crds::contract::manifest::to_bytes;
 use weir_e2e::demo::scene::{JOB, Job, Scene};
-use weir_e2e::demo::watch::{Watched, number, phase};
+use weir_e2e::demo::watch::{Watched, is_complete};
 use weir_e2e::faults::attempt::Fault;
 use weir_e2e::faults::http::{HttpProxy, Trouble, Weather};
 use weir_e2e::faults::inject::actions;
@@ -89,8 +89,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     async fn is_complete(&self) -> bool {
-        let job = self.watched.look().await;
-        phase(&job) == "Complete" && number(&job, "/status/run/generation") == u64::from(self.generation)
+        is_complete(&self.watched.look().await, self.generation)
     }
 
     /// The Jobs of this run: of each unit one.
@@ -109,21 +108,25 @@ impl Run<'_> {
             s3.put_object().bucket(bucket).key(key).body(nothing.into()).send().await?;
         }
         self.generation += 1;
-        let patch = json!({"spec": {"runGeneration": self.generation}}).to_string();
-        self.fixture.kubectl(&["patch", "backfilljob", JOB, "--type", "merge", "--patch", &patch]).await?;
+        self.fixture.patch_job(JOB, json!({"runGeneration": self.generation})).await?;
         Ok(())
     }
 }
 
-#[tokio::test]
-async fn whatever_happens_to_the_operator_the_topic_is_the_same() {
-    fixture::run("operator-dies", async |fixture| {
+/// Runs a test in the place of the operator's pods, which come back whatever became of it.
+async fn in_its_place(name: &str, test: impl AsyncFnOnce(&Fixture, &Place<'_>) -> anyhow::Result<()>) {
+    fixture::run(name, async |fixture| {
         let place = Place::take(fixture).await?;
-        let outcome = dies(fixture, &place).await;
+        let outcome = test(fixture, &place).await;
         place.give_back().await?;
         outcome
     })
     .await;
+}
+
+#[tokio::test]
+async fn whatever_happens_to_the_operator_the_topic_is_the_same() {
+    in_its_place("operator-dies", dies).await;
 }
 
 async fn dies(fixture: &Fixture, place: &Place<'_>) -> anyhow::Result<()> {
@@ -241,13 +244,7 @@ async fn until_fired(run: &Run<'_>, operator: &mut Operator, fault: Option<&Faul
 
 #[tokio::test]
 async fn a_rival_that_slept_and_a_bad_apiserver_change_nothing() {
-    fixture::run("operator-rival", async |fixture| {
-        let place = Place::take(fixture).await?;
-        let outcome = rivals(fixture, &place).await;
-        place.give_back().await?;
-        outcome
-    })
-    .await;
+    in_its_place("operator-rival", rivals).await;
 }
 
 async fn rivals(fixture: &Fixture, place: &Place<'_>) -> anyhow::Result<()> {
@@ -329,7 +326,7 @@ async fn complete_next(
 }
 
 async fn finish(run: &Run<'_>, scene: &Scene<'_>, undisturbed: &BTreeSet<String>) -> anyhow::Result<()> {
-    let complete = |job: &Value| phase(job) == "Complete" && number(job, "/status/run/generation") == u64::from(run.generation);
+    let complete = |job: &Value| is_complete(job, run.generation);
     run.watched.until("the run is complete", RUN_LIMIT, complete, |_| {}).await?;
     let jobs = run.jobs()?;
     ensure!(jobs == *undisturbed, "{jobs:?}, undisturbed {undisturbed:?}");

@@ -219,8 +219,12 @@ impl PlannedRun {
 
 /// An object of a run that must be there, and its digest.
 pub async fn read<T: DeserializeOwned>(ledger: &Ledger, key: &str) -> Result<(T, Sha256Digest), RunError> {
-    let bytes = ledger.get(key).await?.ok_or_else(|| RunError::Missing { key: key.to_owned() })?;
-    parse(key, &bytes)
+    find(ledger, key).await?.ok_or_else(|| RunError::Missing { key: key.to_owned() })
+}
+
+/// An object of a run, and its digest, if it is there.
+pub async fn find<T: DeserializeOwned>(ledger: &Ledger, key: &str) -> Result<Option<(T, Sha256Digest)>, RunError> {
+    ledger.get(key).await?.map(|bytes| parse(key, &bytes)).transpose()
 }
 
 fn parse<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<(T, Sha256Digest), RunError> {

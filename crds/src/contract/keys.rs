@@ -49,6 +49,11 @@ impl RunKeys {
         Self { root: format!("{job}g{}/", run.generation), job }
     }
 
+    /// The generation of a folder where the job lies.
+    pub fn generation_of(folder: &str) -> Option<u32> {
+        folder.strip_prefix('g')?.strip_suffix('/')?.parse().ok()
+    }
+
     /// Where the generations of the job lie.
     pub fn job(&self) -> &str {
         &self.job

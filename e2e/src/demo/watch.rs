@@ -112,6 +112,11 @@ pub fn phase(job: &Value) -> &str {
     text(job, "/status/phase")
 }
 
+/// Whether a run of this generation is complete.
+pub fn is_complete(job: &Value, generation: u32) -> bool {
+    phase(job) == "Complete" && number(job, "/status/run/generation") == u64::from(generation)
+}
+
 /// A text, or an empty one.
 pub fn text<'a>(job: &'a Value, pointer: &str) -> &'a str {
     job.pointer(pointer).and_then(Value::as_str).unwrap_or_default()

@@ -14,7 +14,7 @@ use weir_crds::{
     window::Interval,
 };
 use weir_kafka::{Admin, AdminError, KafkaConfig};
-use weir_ledger::{LedgerError, claims::ClaimError};
+use weir_ledger::{Ledger, LedgerError, claims::ClaimError};
 
 use super::{
     authority,
@@ -79,23 +79,26 @@ pub async fn apply(ctx: &Context, seen: &Observed, actions: &[Action]) -> Result
     Ok(waits)
 }
 
+/// The artifact store of the job's class, and the prefix below which everything lies there.
+async fn artifact_store<'a>(ctx: &Context, seen: &'a Observed) -> Result<(Ledger, &'a str), ApplyError> {
+    let class = authority::class(seen).map_err(|_| ApplyError::NoClass)?.class;
+    Ok((ctx.stores.of(class).await?, &class.spec.artifact_store.prefix))
+}
+
 /// What was there first stays; the next look reads it.
 async fn put(ctx: &Context, seen: &Observed, key: &str, bytes: bytes::Bytes) -> Result<(), ApplyError> {
-    let class = authority::class(seen).map_err(|_| ApplyError::NoClass)?;
-    let store = ctx.stores.of(class.class).await?;
+    let (store, _) = artifact_store(ctx, seen).await?;
     store.put_once(key, bytes).await.map(drop).map_err(|source| ApplyError::Put { key: key.into(), source })
 }
 
 async fn take_claims(ctx: &Context, seen: &Observed, scope: &Scope) -> Result<Option<Waiting>, ApplyError> {
-    let class = authority::class(seen).map_err(|_| ApplyError::NoClass)?.class;
-    let (store, view) = (ctx.stores.of(class).await?, seen.ledger().ok_or(ApplyError::NoClass)?);
-    Ok(claims::take(&store, &class.spec.artifact_store.prefix, view, scope).await?)
+    let ((store, prefix), view) = (artifact_store(ctx, seen).await?, seen.ledger().ok_or(ApplyError::NoClass)?);
+    Ok(claims::take(&store, prefix, view, scope).await?)
 }
 
 async fn release_claims(ctx: &Context, seen: &Observed, scope: &Scope, kept: &[Interval]) -> Result<(), ApplyError> {
-    let class = authority::class(seen).map_err(|_| ApplyError::NoClass)?.class;
-    let (store, view) = (ctx.stores.of(class).await?, seen.ledger().ok_or(ApplyError::NoClass)?);
-    Ok(claims::release(&store, &class.spec.artifact_store.prefix, view, scope, kept).await?)
+    let ((store, prefix), view) = (artifact_store(ctx, seen).await?, seen.ledger().ok_or(ApplyError::NoClass)?);
+    Ok(claims::release(&store, prefix, view, scope, kept).await?)
 }
 
 async fn create(jobs: &Api<Job>, job: &Job) -> Result<Option<Waiting>, ApplyError> {

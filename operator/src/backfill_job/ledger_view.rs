@@ -133,7 +133,7 @@ async fn claims(ledger: &Ledger, keys: &RunKeys, outcome: Option<&OutcomeRecord>
 
 async fn highest_generation(ledger: &Ledger, job: &str) -> Result<Option<u32>, ViewError> {
     let folders = ledger.folders(job).await?;
-    Ok(folders.iter().filter_map(|f| f.strip_prefix('g')?.strip_suffix('/')?.parse().ok()).max())
+    Ok(folders.iter().filter_map(|folder| RunKeys::generation_of(folder)).max())
 }
 
 fn run_file(key: &str, run_id: &RunId, bytes: Vec<u8>) -> Result<RunFile, ViewError> {

@@ -45,10 +45,6 @@ pub struct Draft {
     pub plan: Plan,
     /// The object that [`Plan::objects`] names.
     pub object_list: Bytes,
-    /// Those that [`PlannedSink::present`] names, sink by sink.
-    ///
-    /// [`PlannedSink::present`]: weir_crds::contract::plan::PlannedSink::present
-    pub present: Vec<Bytes>,
 }
 
 /// Makes the plan of a run. Nothing is written.
@@ -117,7 +113,7 @@ pub async fn draft(run: &Run) -> Result<Draft, PlanError> {
     plan.estimates.duration = Some(KubeDuration::from_secs(seconds.ceil() as u64));
     plan.estimates.duration_error_percent = known.error_percent;
     plan.estimates.basis = known.basis;
-    Ok(Draft { plan, object_list, present: Vec::new() })
+    Ok(Draft { plan, object_list })
 }
 
 /// Whether an earlier attempt has made the plan; one that cannot be used is an error.
@@ -133,11 +129,8 @@ pub async fn exists(run: &Run) -> Result<bool, PlanError> {
 /// missing objects would be no plan. If there is a plan already it stands, as an earlier attempt left it; that one is
 /// returned.
 pub async fn put(run: &Run, mut draft: Draft) -> Result<Arc<Plan>, PlanError> {
-    present::settle(run, &mut draft).await?;
+    present::settle(run, &mut draft.plan).await?;
     run.ledger.put_part(&draft.plan.objects.key, draft.object_list).await?;
-    for (part, ids) in draft.plan.sinks.iter().filter_map(|sink| sink.present.as_ref()).zip(draft.present) {
-        run.ledger.put_part(&part.key, ids).await?;
-    }
     // If the process dies here, these are parts that no plan names.
     match run.ledger.put_once(&run.keys.plan(), Bytes::from(draft.plan.to_bytes())).await? {
         PutOnce::Written | PutOnce::Same => Ok(Arc::new(draft.plan)),

@@ -8,18 +8,17 @@ use std::collections::{BTreeMap, HashSet};
 
 use weir_crds::contract::digest::Sha256Digest;
 use weir_crds::contract::manifest::PartRef;
-use weir_crds::contract::names::{progress_topic, transactional_id};
+use weir_crds::contract::names::progress_topic;
 use weir_crds::contract::plan::{Bucket, Plan, PlannedSink};
 use weir_crds::contract::progress::BucketProgress;
-use weir_kafka::transaction::{Session, Target};
 use weir_kafka::{Admin, Holder, KafkaConfig};
 
-use super::Draft;
 use super::error::PlanError;
 use crate::publish::PublishError;
 use crate::publish::generations::{self, Earlier};
 use crate::publish::present::{PlannedIds, ShortId, read_ids};
 use crate::publish::progress::by_generation;
+use crate::publish::start;
 use crate::run::Run;
 use crate::target::TargetError;
 
@@ -29,11 +28,11 @@ pub const IDS_MAX: usize = 4_000_000;
 /// The last progress of each earlier generation, by bucket.
 type Progress = BTreeMap<String, BTreeMap<u32, BucketProgress>>;
 
-/// Takes every bucket over from the generations before, and adds to the draft what they published.
-pub async fn settle(run: &Run, draft: &mut Draft) -> Result<(), PlanError> {
+/// Takes every bucket over from the generations before, puts what they published, and names it in the plan.
+pub async fn settle(run: &Run, plan: &mut Plan) -> Result<(), PlanError> {
     let all = generations::earlier(run).await?;
-    for index in 0..draft.plan.sinks.len() {
-        let sink = draft.plan.sinks[index].clone();
+    for index in 0..plan.sinks.len() {
+        let sink = plan.sinks[index].clone();
         let mut earlier = Vec::new();
         for generation in &all {
             if generation.published_to(&sink)? {
@@ -44,15 +43,15 @@ pub async fn settle(run: &Run, draft: &mut Draft) -> Result<(), PlanError> {
             continue;
         }
         let config = run.kafka(&sink.cluster)?;
-        let progress = take_over(run, &draft.plan, index, &config).await?;
+        let progress = take_over(run, plan, index, &config).await?;
         earlier.retain(|generation| generation.places_otherwise(&run.spec, &sink.name));
         if !earlier.is_empty() {
-            let ids = PlannedIds::bytes_of(ids(run, &draft.plan, index, &config, &earlier, &progress).await?);
+            let ids = PlannedIds::bytes_of(ids(run, plan, index, &config, &earlier, &progress).await?);
             let sha256 = Sha256Digest::of(&ids);
             let rows = (ids.len() / size_of::<ShortId>()) as u64;
             let part = PartRef { key: run.keys.present(&sink.name, &sha256.short()), sha256, bytes: ids.len() as u64, rows };
-            draft.plan.sinks[index].present = Some(part);
-            draft.present.push(ids);
+            run.ledger.put_part(&part.key, ids).await?;
+            plan.sinks[index].present = Some(part);
         }
     }
     Ok(())
@@ -93,18 +92,8 @@ fn take_one_over(
     progress_topic: &str,
 ) -> Result<BTreeMap<u32, BucketProgress>, PublishError> {
     let own = &run.context.run;
-    let target = Target {
-        config,
-        transactional_id: &transactional_id(&own.namespace, &own.name, &bucket.id),
-        topic: &sink.topic,
-        partitions: &bucket.partitions,
-        max_message_bytes: sink.max_message_bytes,
-        progress_topic,
-    };
     let mut holder = Holder::new(own.clone(), run.context.attempt);
-    let opened = Session::open(target, &mut holder);
-    let (_, found) =
-        opened.map_err(|source| PublishError::Transaction { bucket: bucket.id.clone(), own_generation: own.generation, source })?;
+    let (_, found) = start::open(own, sink, bucket, config, progress_topic, &mut holder)?;
     by_generation(&found, own, &bucket.id)
 }
 

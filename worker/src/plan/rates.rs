@@ -121,7 +121,7 @@ async fn completed(run: &Run) -> Result<Vec<(RunKeys, Timestamp)>, LedgerError> 
     let mut runs = Vec::new();
     for job in jobs.iter().rev().take(JOBS_MAX) {
         let generations = run.ledger.folders(&format!("{root}{job}")).await?;
-        let mut numbers: Vec<u32> = generations.iter().filter_map(|g| g.strip_prefix('g')?.strip_suffix('/')?.parse().ok()).collect();
+        let mut numbers: Vec<u32> = generations.iter().filter_map(|folder| RunKeys::generation_of(folder)).collect();
         numbers.sort_unstable();
         let name = job.trim_end_matches('/');
         runs.extend(numbers.into_iter().rev().take(GENERATIONS_MAX).map(|generation| {

@@ -19,7 +19,7 @@ use weir_kafka::range::Range;
 use weir_ledger::{Ledger, LedgerError};
 
 use super::error::PublishError;
-use crate::run::{Run, RunError, read};
+use crate::run::{Run, RunError, find, read};
 
 /// An earlier generation that was planned. One without a plan has published nothing.
 #[derive(Debug)]
@@ -38,11 +38,8 @@ pub async fn earlier(run: &Run) -> Result<Vec<Earlier>, RunError> {
     for generation in numbers(run).await?.into_iter().filter(|generation| *generation < own.generation) {
         let id = RunId { generation, ..own.clone() };
         let keys = RunKeys::new(&run.context.store.prefix, &id);
-        if run.ledger.head(&keys.plan()).await?.is_none() {
-            continue;
-        }
+        let Some((plan, plan_hash)) = find(&run.ledger, &keys.plan()).await? else { continue };
         let (spec, _) = read(&run.ledger, &keys.run()).await?;
-        let (plan, plan_hash) = read(&run.ledger, &keys.plan()).await?;
         all.push(Earlier { run: id, spec, plan, keys, plan_hash });
     }
     Ok(all)
@@ -62,7 +59,7 @@ pub async fn later(run: &Run) -> Result<Option<u32>, LedgerError> {
 
 async fn numbers(run: &Run) -> Result<Vec<u32>, LedgerError> {
     let folders = run.ledger.folders(run.keys.job()).await?;
-    let mut numbers: Vec<u32> = folders.iter().filter_map(|folder| folder.strip_prefix('g')?.strip_suffix('/')?.parse().ok()).collect();
+    let mut numbers: Vec<u32> = folders.iter().filter_map(|folder| RunKeys::generation_of(folder)).collect();
     numbers.sort_unstable();
     Ok(numbers)
 }

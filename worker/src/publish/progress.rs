@@ -88,7 +88,8 @@ pub fn by_generation(found: &BTreeMap<String, Vec<u8>>, run: &RunId, bucket: &st
             return Err(PublishError::Superseded { bucket: bucket.to_owned(), generation });
         }
         let record = BucketProgress::parse(value).map_err(|source| PublishError::ProgressCorrupt { key: key.clone(), source })?;
-        if record.run != (RunId { generation, ..run.clone() }) || record.bucket != bucket {
+        let is_own = record.run == RunId { generation, ..run.clone() } && record.bucket == bucket;
+        if !is_own || *key != progress_key(&transactional_id, generation) {
             return Err(PublishError::ProgressForeign { key: key.clone(), run: record.run, bucket: record.bucket });
         }
         records.insert(generation, record);

@@ -1,11 +1,17 @@
 //! Taking a bucket over, in the one order that is right: fence, then read the end of the progress partition, then the
 //! committed progress up to there, then check, then go on. The first half of it is [`weir_kafka::takeover`]'s.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
-use weir_crds::contract::{manifest::to_bytes, names::progress_topic, progress::BucketProgress, result::OutcomeRecord};
+use weir_crds::contract::{
+    manifest::to_bytes,
+    names::{RunId, progress_topic, transactional_id},
+    plan::{Bucket, PlannedSink},
+    progress::BucketProgress,
+    result::OutcomeRecord,
+};
 use weir_kafka::{
     Admin, Holder, KafkaConfig,
     transaction::{ProgressRecord, Session, Target},
@@ -45,19 +51,12 @@ pub fn start(identity: &Identity, config: &KafkaConfig, admin: &Admin, holder: &
     // Before anything is written anywhere, and again once nobody else can be writing.
     Handle::current().block_on(target::check(admin, &identity.sink))?;
     require_topic(identity, admin, &progress_topic)?;
-    let bucket = Target {
-        config,
-        transactional_id: &identity.transactional_id,
-        topic: &identity.sink.topic,
-        partitions: &identity.bucket.partitions,
-        max_message_bytes: identity.sink.max_message_bytes,
-        progress_topic: &progress_topic,
-    };
     // Looked for before progress is read: a marker that comes later is that of another attempt, which has taken over.
     let marker = identity.planned.run.keys.publishing(&identity.bucket.id);
     let has_begun = Handle::current().block_on(identity.planned.manifest::<Begun>(&marker))?.is_some();
     // From here on nothing of an earlier producer can be committed: what it left open has been ended either way.
-    let (mut session, found) = Session::open(bucket, holder).map_err(|source| failed(identity, source))?;
+    let run = &identity.planned.run.context.run;
+    let (mut session, found) = open(run, &identity.sink, &identity.bucket, config, &progress_topic, holder)?;
     let records = identity.sort_out(&found)?;
     require_open(identity)?;
     Handle::current().block_on(target::check(admin, &identity.sink))?;
@@ -74,6 +73,27 @@ pub fn start(identity: &Identity, config: &KafkaConfig, admin: &Admin, holder: &
     mark(identity)?;
     tracing::info!(bucket = identity.bucket.id, seconds = since.elapsed().as_secs_f64(), transactions = own.transactions, "taken over");
     Ok(Started { session, own, records, progress_topic })
+}
+
+/// Takes a bucket over in the name of a run: its session, and the records of its progress.
+pub fn open(
+    run: &RunId,
+    sink: &PlannedSink,
+    bucket: &Bucket,
+    config: &KafkaConfig,
+    progress_topic: &str,
+    holder: &mut Holder,
+) -> Result<(Session, BTreeMap<String, Vec<u8>>), PublishError> {
+    let target = Target {
+        config,
+        transactional_id: &transactional_id(&run.namespace, &run.name, &bucket.id),
+        topic: &sink.topic,
+        partitions: &bucket.partitions,
+        max_message_bytes: sink.max_message_bytes,
+        progress_topic,
+    };
+    let opened = Session::open(target, holder);
+    opened.map_err(|source| PublishError::Transaction { bucket: bucket.id.clone(), own_generation: run.generation, source })
 }
 
 /// When a run is over and its workers are gone, what it claimed and did not publish is given back. A worker that comes late

@@ -151,7 +151,7 @@ impl World {
         let run = self.run(generation).await;
         let plan = self.plan(&run, generation).await;
         run.ledger.put_once(&run.keys.run(), Bytes::from(run.spec.to_bytes())).await.unwrap();
-        plan::put(&run, Draft { plan, object_list: Bytes::new(), present: Vec::new() }).await.unwrap();
+        plan::put(&run, Draft { plan, object_list: Bytes::new() }).await.unwrap();
         let planned = run.planned().await.unwrap();
         extracted(&planned, rows).await;
         planned
