@@ -42,6 +42,8 @@ pub enum Fault {
 /// Something that keeps a promise, and that the fault matrix takes out to prove that it is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
+    /// A publisher fences its predecessors before it reads how far they came.
+    FenceBeforeReading,
     /// Progress is committed in the transaction of its records.
     ProgressInTransaction,
     /// Each transaction has a producer epoch of its own.
@@ -54,11 +56,13 @@ pub enum Guard {
 
 impl Guard {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::ProgressInTransaction, Self::EpochPerTransaction, Self::Pins, Self::ReadBack];
+    pub const ALL: [Self; 5] =
+        [Self::FenceBeforeReading, Self::ProgressInTransaction, Self::EpochPerTransaction, Self::Pins, Self::ReadBack];
 
     /// As the variable has it.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::FenceBeforeReading => "fence-before-reading",
             Self::ProgressInTransaction => "progress-in-transaction",
             Self::EpochPerTransaction => "epoch-per-transaction",
             Self::Pins => "pins",

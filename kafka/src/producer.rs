@@ -1,6 +1,7 @@
 //! One producer: initialised once, for one transaction. Each step of a transaction is a function of its own here.
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -18,6 +19,7 @@ use crate::{
     config::KafkaConfig,
     delivery::{Delivered, Deliveries, Kind},
     failure::{self, Consequence, Facts, Time},
+    native::flush::flush,
     transaction::{Operation, ProgressRecord, Record, TransactionError},
 };
 
@@ -29,17 +31,20 @@ const ABORT_CALL_TIMEOUT: Duration = Duration::from_millis(200);
 /// Messages that were sent and not acknowledged yet: enough for a few round trips, and what bounds memory.
 const QUEUE_KILOBYTES_MAX: u64 = 32 * 1024;
 const QUEUE_MESSAGES_MAX: u64 = 100_000;
-/// Records wait this long for others to share a request.
-const LINGER_MS: u64 = 5;
+/// Records wait for a full batch until they are asked for, which [`Producer::serve`] does. A record that has lingered long
+/// enough makes the library's thread ask again and again whether it may be sent, for as long as another batch of its
+/// partition is under way: on a busy machine that took ten times as much as everything else. The library wants less than the
+/// transaction's timeout.
+const LINGER: Duration = Duration::from_secs(9);
 /// Uncompressed bytes of one batch, unless the topic's limit is lower.
 const BATCH_BYTES_MAX: u64 = 1_000_000;
 /// librdkafka's bounds of `message.max.bytes`.
 const MESSAGE_BYTES_BOUNDS: (u64, u64) = (1_000, 1_000_000_000);
 /// Deliveries are served every so many records: often enough for the queue to drain, rarely enough to cost nothing.
 const SERVE_EVERY: u64 = 256;
-/// The pause between two looks at reports while a queue is full or a call is to be made again: this bounds by how much a
-/// transaction is later than it could be.
-const SERVE: Duration = Duration::from_millis(1);
+/// The shortest and the longest pause between two looks at reports, while a queue is full or a call is to be made again: this
+/// bounds by how much a transaction is later than it could be.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(32));
 
 /// What all producers of a bucket have in common.
 #[derive(Clone, Debug)]
@@ -81,6 +86,8 @@ pub(crate) struct Producer {
     topic: String,
     bounds: Bounds,
     sent: u64,
+    /// Before the next look at reports.
+    pause: Cell<Duration>,
 }
 
 impl Producer {
@@ -92,14 +99,21 @@ impl Producer {
             .set("transactional.id", transactional_id)
             .set("transaction.timeout.ms", TRANSACTION_TIMEOUT.as_millis().to_string())
             .set("compression.type", "lz4")
-            .set("linger.ms", LINGER_MS.to_string())
+            .set("linger.ms", LINGER.as_millis().to_string())
             .set("queue.buffering.max.kbytes", QUEUE_KILOBYTES_MAX.to_string())
             .set("queue.buffering.max.messages", QUEUE_MESSAGES_MAX.to_string())
             // A batch is limited before compression, so that none is refused for its size.
             .set("message.max.bytes", message_bytes_max.to_string())
             .set("batch.size", BATCH_BYTES_MAX.min(message_bytes_max).to_string());
         let client = BaseProducer::from_config_and_context(&config, Deliveries::default()).map_err(TransactionError::Client)?;
-        Ok(Self { client, transactional_id: transactional_id.to_owned(), topic: settings.topic.clone(), bounds: settings.bounds, sent: 0 })
+        Ok(Self {
+            client,
+            transactional_id: transactional_id.to_owned(),
+            topic: settings.topic.clone(),
+            bounds: settings.bounds,
+            sent: 0,
+            pause: Cell::new(PAUSES.0),
+        })
     }
 
     pub fn transactional_id(&self) -> &str {
@@ -189,13 +203,18 @@ impl Producer {
         }
     }
 
-    /// Serves a report, or waits where there is none. The library counts its own waiting in whole milliseconds and spends what
-    /// is left of one asking again and again: for a millisecond it would do nothing else.
+    /// Serves reports. Where there are none, has sent what lingers and waits, longer each time until one comes: while the
+    /// library is asked to send, its threads ask again and again whether a batch that is under way has arrived. Its poll is no
+    /// way to wait either: it counts in whole milliseconds and spends what is left of one asking.
     fn serve(&self) {
         let before = self.client.in_flight_count();
         self.client.poll(Duration::ZERO);
-        if self.client.in_flight_count() == before {
-            std::thread::sleep(SERVE);
+        if self.client.in_flight_count() < before {
+            self.pause.set(PAUSES.0);
+        } else {
+            flush(self.client.client(), PAUSES.0);
+            std::thread::sleep(self.pause.get());
+            self.pause.set((self.pause.get() * 2).min(PAUSES.1));
         }
     }
 

@@ -33,6 +33,7 @@ use weir_crds::contract::{
     names::{RunId, holder_key, rotating_ids},
     progress::BucketHolder,
 };
+use weir_failpoints::Guard;
 
 use crate::{
     config::KafkaConfig,
@@ -99,9 +100,15 @@ pub(crate) fn take_over(target: Target<'_>, settings: &Settings, holder: &mut Ho
     // If we die here, the bucket has a holder that is no more: the next one finds all ids in its record.
     let watch = Watch::new(target.config, target.progress_topic, key.clone(), record, log.end()).map_err(TransactionError::Progress)?;
     weir_failpoints::reached("kafka.signed-in");
-    let producers = init_all(settings, &ids, &own)?;
+    let init = || init_all(settings, &ids, &own);
+    // A test takes the guard out to show that what is read before fencing may be out of date by then.
+    let fenced = if weir_failpoints::stands(Guard::FenceBeforeReading) { Some(init()?) } else { None };
     log.catch_up(wanted).map_err(TransactionError::Progress)?;
     weir_failpoints::reached("kafka.progress-read");
+    let producers = match fenced {
+        Some(producers) => producers,
+        None => init()?,
+    };
     let records = log.found().iter().filter(|(found, _)| **found != key).map(|(key, value)| (key.clone(), value.clone())).collect();
     Ok(TakenOver { producers, records, watch })
 }

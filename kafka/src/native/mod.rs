@@ -11,6 +11,7 @@
 #![expect(unsafe_code, reason = "the safe bindings do not offer these requests")]
 
 pub(crate) mod configs;
+pub(crate) mod flush;
 pub(crate) mod groups;
 pub(crate) mod offsets;
 pub(crate) mod topics;
