@@ -3,6 +3,7 @@
 //! Whoever breaks something mends it before the test ends; what stays broken breaks the next test. `up` makes a cluster with
 //! dead processes anew.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -40,6 +41,15 @@ pub enum Error {
         pod: String,
         /// The container.
         container: String,
+    },
+    /// A log could not be read.
+    #[error("cannot read {path}")]
+    Log {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
     },
     /// A signal was refused.
     #[error("cannot signal pid {pid}")]
@@ -160,13 +170,32 @@ impl Handles {
     /// control plane's own network, is frozen for it.
     pub async fn cut_off_node(&self, number: u8) -> Result<(), Error> {
         network::cut_pods(number).await?;
-        Ok(self.place.supervisor.signal(&node::kubelet_name(number), Signal::STOP)?)
+        self.freeze_kubelet(number)
     }
 
     /// Ends that.
     pub async fn reconnect_node(&self, number: u8) -> Result<(), Error> {
         network::restore_pods(number).await?;
+        self.thaw_kubelet(number)
+    }
+
+    /// Freezes a node's kubelet: its pods run on, and nobody hears of them.
+    pub fn freeze_kubelet(&self, number: u8) -> Result<(), Error> {
+        Ok(self.place.supervisor.signal(&node::kubelet_name(number), Signal::STOP)?)
+    }
+
+    /// Lets it go on.
+    pub fn thaw_kubelet(&self, number: u8) -> Result<(), Error> {
         Ok(self.place.supervisor.signal(&node::kubelet_name(number), Signal::CONT)?)
+    }
+
+    /// What a pod's container has written so far, as its node keeps it: without asking the kubelet.
+    pub fn pod_log(&self, number: u8, pod: &Pod, container: &str) -> Result<String, Error> {
+        let metadata = &pod.metadata;
+        let name = |part: &Option<String>| part.clone().unwrap_or_default();
+        let folder = format!("{}_{}_{}", name(&metadata.namespace), name(&metadata.name), name(&metadata.uid));
+        let path = node::pod_logs(&self.place.layout, number).join(folder).join(container).join("0.log");
+        std::fs::read_to_string(&path).map_err(|source| Error::Log { path, source })
     }
 
     /// Signals every process of a pod's container: kills, freezes or thaws it without Kubernetes having a hand in it.
@@ -183,7 +212,7 @@ impl Handles {
     }
 
     /// The log of a component, for what it said.
-    pub fn log(&self, component: Component) -> std::path::PathBuf {
+    pub fn log(&self, component: Component) -> PathBuf {
         self.place.supervisor.log(component.name())
     }
 }

@@ -5,38 +5,47 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
-use kube::api::ListParams;
+use kube::api::{EvictParams, ListParams};
+use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use weir_e2e::demo::scene::{JOB, Job, Scene};
 use weir_e2e::demo::watch::{Watched, is_complete, number, phase, text};
 use weir_e2e::faults::is_full;
 use weir_e2e::faults::table::Table;
 use weir_e2e::fixture::{self, Fixture};
-use weir_e2e::handles::Handles;
+use weir_e2e::handles::{Handles, Signal};
 use weir_e2e::novashop::Settings;
 use weir_e2e::novashop::random::Random;
+use weir_e2e::wait;
 
 const SETTINGS: Settings = Settings { seed: 14, events: 30_000 };
 /// Long enough that each verb is seen at work, and that there is work left after each node that was lost.
 const LONG: Settings = Settings { seed: 14, events: 300_000 };
 const RUN_LIMIT: Duration = Duration::from_secs(900);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+const VERBS: [&str; 5] = ["plan", "extract", "assemble", "publish", "verify"];
+/// For the attempt after one that was evicted.
+const NEXT_LIMIT: Duration = Duration::from_secs(60);
 /// The pool's node.
 const NODE: u8 = 1;
 const AUTO: Job<'_> = Job { generation: 1, approval: "Auto", parallelism: 2 };
 
+fn pods(fixture: &Fixture) -> Api<Pod> {
+    Api::namespaced(fixture.cluster.kube.clone(), &fixture.namespace)
+}
+
 /// Waits until a worker of a verb runs.
-async fn until_worker(fixture: &Fixture, verb: &str) -> anyhow::Result<()> {
-    let pods: Api<Pod> = Api::namespaced(fixture.cluster.kube.clone(), &fixture.namespace);
+async fn until_worker(fixture: &Fixture, verb: &str) -> anyhow::Result<Pod> {
     let workers = ListParams::default().labels(&format!("weir.dev/verb={verb}")).fields("status.phase=Running");
     let (watched, deadline) = (Watched::new(fixture, JOB), Instant::now() + RUN_LIMIT);
-    while pods.list(&workers).await?.items.is_empty() {
+    loop {
+        if let Some(pod) = pods(fixture).list(&workers).await?.items.into_iter().next() {
+            return Ok(pod);
+        }
         ensure!(Instant::now() < deadline, "no {verb} worker runs");
         ensure!(phase(&watched.look().await) != "Complete", "the run was complete before a {verb} worker was seen");
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
-    Ok(())
 }
 
 #[tokio::test]
@@ -48,7 +57,7 @@ async fn a_node_is_lost_during_each_verb() {
         let about = "The pool's only node loses its power, with every worker on it, and comes back. One run.";
         let mut table = Table::new("e-nodes", "A node is lost during each verb", about, &columns);
         fixture.apply(&scene.job(AUTO)).await?;
-        for verb in ["plan", "extract", "assemble", "publish", "verify"] {
+        for verb in VERBS {
             until_worker(fixture, verb).await?;
             let lost = Instant::now();
             handles.stop_node(NODE)?;
@@ -60,6 +69,105 @@ async fn a_node_is_lost_during_each_verb() {
         Ok(scene.must_agree(None, Some(&job), &[1]).await?)
     })
     .await;
+}
+
+/// A publisher is stopped, and its node's kubelet too, so that nobody stops or removes it; both go on when everything is
+/// published. The pool has one node: the class gets another.
+#[tokio::test]
+async fn a_worker_sleeps_under_a_stopped_kubelet() {
+    fixture::run("zombie-node", async |fixture| {
+        let scene = Scene::set(fixture, SETTINGS, None).await?;
+        let handles = Handles::of(&fixture.cluster)?;
+        fixture.apply(&scene.job(AUTO)).await?;
+        let sleeper = asleep(fixture, &handles).await?;
+        let selector = json!({"spec": {"workers": {"nodeSelector": {"weir.dev/pool": "general"}}}}).to_string();
+        fixture.kubectl(&["patch", "backfillclass", &fixture.name("isolated"), "--type", "merge", "--patch", &selector]).await?;
+        handles.freeze_kubelet(NODE)?;
+        let woken = sleep_through(fixture, &scene, &handles, &sleeper).await;
+        // Whatever came of it, the next test needs the node.
+        handles.thaw_kubelet(NODE)?;
+        let ended = woken?;
+        ensure!(ended.contains("Fenced"), "the sleeper ended with {ended}");
+        let about = "A worker is stopped (SIGSTOP) under a kubelet that is stopped too; both go on when everything is published.";
+        let mut table = Table::new("i-stopped-kubelet", "A worker sleeps under a stopped kubelet", about, &["asleep", "its log ends with"]);
+        table.row(&[label(&sleeper, "weir.dev/unit"), "Fenced"])?;
+        Ok(scene.must_agree(None, Some(&Watched::new(fixture, JOB).look().await), &[1]).await?)
+    })
+    .await;
+}
+
+/// A publisher, stopped in the middle of its work.
+async fn asleep(fixture: &Fixture, handles: &Handles) -> anyhow::Result<Pod> {
+    loop {
+        let pod = until_worker(fixture, "publish").await?;
+        // One that has just ended cannot be stopped.
+        if handles.signal_pod(&pod, "worker", Signal::STOP).is_ok() {
+            return Ok(pod);
+        }
+    }
+}
+
+/// Wakes the worker when the run is complete, and returns the last line that it writes.
+async fn sleep_through(fixture: &Fixture, scene: &Scene<'_>, handles: &Handles, sleeper: &Pod) -> anyhow::Result<String> {
+    let job = Watched::new(fixture, JOB).phase("Complete", RUN_LIMIT, |_| {}).await?;
+    scene.must_agree(None, Some(&job), &[1]).await.context("while the worker sleeps")?;
+    handles.signal_pod(sleeper, "worker", Signal::CONT)?;
+    let ended = async || {
+        let log = handles.pod_log(NODE, sleeper, "worker")?;
+        let line = log.lines().rfind(|line| line.contains("\"ended\"")).context("it goes on")?;
+        anyhow::Ok(line.to_owned())
+    };
+    Ok(wait::until("the worker that slept ends", NEXT_LIMIT, ended).await?)
+}
+
+/// The job has one attempt at everything: an eviction must not take it.
+#[tokio::test]
+async fn a_worker_of_each_verb_is_evicted() {
+    fixture::run("evicted", async |fixture| {
+        let scene = Scene::set(fixture, LONG, None).await?;
+        let about = "A worker of each verb is evicted, as when a node is drained. One run, whose units have one attempt each.";
+        let mut table = Table::new("h-evicted", "Workers are evicted", about, &["verb", "unit", "went on as attempt"]);
+        fixture.apply(&scene.job(AUTO).replace("  execution:\n", "  execution:\n    attempts: 1\n")).await?;
+        for verb in VERBS {
+            let evicted = evict(fixture, verb).await?;
+            table.row(&[verb, label(&evicted, "weir.dev/unit"), label(&evicted, "weir.dev/attempt")])?;
+        }
+        let job = Watched::new(fixture, JOB).phase("Complete", RUN_LIMIT, |_| {}).await?;
+        ensure!(job.pointer("/spec/execution/attempts") == Some(&json!(1)), "{job}");
+        Ok(scene.must_agree(None, Some(&job), &[1]).await?)
+    })
+    .await;
+}
+
+fn label<'a>(pod: &'a Pod, name: &str) -> &'a str {
+    pod.labels().get(name).map_or("", String::as_str)
+}
+
+/// Evicts workers of a verb until one was in the middle of its work. Returns the attempt that came after it.
+async fn evict(fixture: &Fixture, verb: &str) -> anyhow::Result<Pod> {
+    loop {
+        let pod = until_worker(fixture, verb).await?;
+        // One that has just ended cannot be, or need not come again.
+        if pods(fixture).evict(&pod.name_any(), &EvictParams::default()).await.is_ok()
+            && let Some(next) = next_attempt(fixture, &pod).await?
+        {
+            return Ok(next);
+        }
+    }
+}
+
+async fn next_attempt(fixture: &Fixture, pod: &Pod) -> anyhow::Result<Option<Pod>> {
+    let number = |pod: &Pod| label(pod, "weir.dev/attempt").parse::<u32>().ok();
+    let of_unit = ListParams::default().labels(&format!("weir.dev/unit={}", label(pod, "weir.dev/unit")));
+    let deadline = Instant::now() + NEXT_LIMIT;
+    while Instant::now() < deadline {
+        let next = pods(fixture).list(&of_unit).await?.items.into_iter().find(|other| number(other) > number(pod));
+        if next.is_some() {
+            return Ok(next);
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+    Ok(None)
 }
 
 /// With too little of something a run ends, soon, and says what is missing.

@@ -286,13 +286,14 @@ async fn rivals(fixture: &Fixture, place: &Place<'_>) -> anyhow::Result<()> {
         ensure!(started.elapsed() < RUN_LIMIT, "the run never began");
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
-    // From here on it hears of nothing by itself, and of the next run only because it asks again.
-    proxy.set(Weather { watches_are_mute: true, ..Weather::default() });
+    proxy.mute_watches();
     finish(&run, &scene, &undisturbed).await.context("mute watches")?;
     let what = "all watches die silently in the middle of a run";
     let mute = || format!("{} watches", proxy.told().1.values().sum::<u64>());
     let seconds = started.elapsed().as_secs().to_string();
     table.row(&[what, &mute(), &undisturbed.len().to_string(), &seconds])?;
+    // It hears of the next run only because it watches anew.
+    proxy.mute_watches();
     let what = "a run is asked for while no watch tells of it";
     complete_next(&mut run, &scene, &undisturbed, what, &mut table, mute).await?;
     operator.kill().await?;

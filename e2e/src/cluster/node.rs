@@ -191,8 +191,14 @@ fn cni_configuration(node: u8, folder: &Path) -> String {
     .to_string()
 }
 
+/// Where a node keeps what containers write: of each pod a folder, of each container one in it.
+pub fn pod_logs(layout: &Layout, node: u8) -> PathBuf {
+    layout.node(node).join("pods")
+}
+
 fn kubelet_configuration(site: &Site, node: u8) -> String {
     let (pki, folder) = (site.place.layout.pki(), site.place.layout.node(node));
+    let logs = pod_logs(&site.place.layout, node).display().to_string();
     format!(
         r#"apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
@@ -204,7 +210,7 @@ authorization: {{mode: Webhook}}
 tlsCertFile: {pki}/{name}.crt
 tlsPrivateKeyFile: {pki}/{name}.key
 containerRuntimeEndpoint: unix://{folder}/containerd.sock
-podLogsDir: {folder}/pods
+podLogsDir: {logs}
 volumePluginDir: {folder}/plugins
 resolvConf: {folder}/resolv.conf
 clusterDNS: [{dns}]

@@ -61,8 +61,6 @@ pub struct Weather {
     pub most: Option<u64>,
     /// Nobody is there: connections are closed at once.
     pub is_away: bool,
-    /// Watches bring nothing any more, and stay open.
-    pub watches_are_mute: bool,
 }
 
 /// The proxy, until it is dropped.
@@ -86,6 +84,9 @@ struct State {
     weather: Weather,
     requests: u64,
     troubled: BTreeMap<String, u64>,
+    /// Watches that were opened, and how many of them, from the first on, are mute.
+    watches: u64,
+    mute: u64,
 }
 
 enum Upstream {
@@ -118,7 +119,8 @@ impl HttpProxy {
     async fn start(upstream: Upstream, seed: u64) -> std::io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let endpoint = format!("http://{}", listener.local_addr()?);
-        let state = State { random: Random::of(seed, 2), weather: Weather::default(), requests: 0, troubled: BTreeMap::new() };
+        let state =
+            State { random: Random::of(seed, 2), weather: Weather::default(), requests: 0, troubled: BTreeMap::new(), watches: 0, mute: 0 };
         let shared = Arc::new(Shared { upstream, state: Mutex::new(state) });
         let task = tokio::spawn(accept(listener, Arc::clone(&shared)));
         Ok(Self { endpoint, shared, task })
@@ -127,6 +129,12 @@ impl HttpProxy {
     /// From now on it is so bad.
     pub fn set(&self, weather: Weather) {
         self.shared.state().weather = weather;
+    }
+
+    /// The watches that are open bring nothing any more, and stay open.
+    pub fn mute_watches(&self) {
+        let mut state = self.shared.state();
+        state.mute = state.watches;
     }
 
     /// Requests so far, and how many had which trouble.
@@ -229,13 +237,18 @@ impl Shared {
         }
     }
 
-    /// A body that ends in silence when watches become mute.
+    /// A body that ends in silence when the watches so far become mute.
     fn until_mute(self: Arc<Self>, body: kube::client::Body) -> Body {
+        let number = {
+            let mut state = self.state();
+            state.watches += 1;
+            state.watches
+        };
         let frames = futures::stream::try_unfold(body, move |mut body| {
             let shared = Arc::clone(&self);
             async move {
                 let frame = body.frame().await.transpose().map_err(BoxError::from)?;
-                if shared.state().weather.watches_are_mute {
+                if number <= shared.state().mute {
                     shared.note("watch mute");
                     std::future::pending::<()>().await;
                 }
