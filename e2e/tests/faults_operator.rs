@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(25);
 /// After a fault that it survives an operator is left to itself for so long.
 const AFTERMATH: Duration = Duration::from_secs(3);
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
-const RUNS_MAX: u32 = 8;
+const RUNS_MAX: u32 = 20;
 const IDENTITY: &str = "fault-operator";
 const AUTO: Job<'_> = Job { generation: 1, approval: "Auto", parallelism: 2 };
 /// Beyond the lease's 20 seconds.
