@@ -28,7 +28,7 @@ pub async fn configs<K: Kafka>(kafka: &K, topics: BTreeSet<String>) -> Result<BT
 fn settings(config: &weir_kafka::TopicConfig) -> TopicConfig {
     let setting = |key: &&str| {
         let (value, source) = (config.get(key)?.to_owned(), source(config.source(key)?));
-        let inherited = (source != Source::Topic).then(|| value.clone());
+        let inherited = if source == Source::Topic { config.inherited(key).map(str::to_owned) } else { Some(value.clone()) };
         Some(((*key).to_owned(), Setting { value, source, inherited }))
     };
     weir_floors::config::KEYS.iter().filter_map(setting).collect()

@@ -32,7 +32,8 @@ pub fn after(mut seen: Observed, change: &Change) -> Observed {
     if let Some(config) = &mut seen.config {
         for key in &change.keys {
             if let Some(value) = key.to.clone() {
-                config.insert(key.key.to_owned(), Setting { value, source: Source::Topic, inherited: None });
+                let inherited = config.get(key.key).and_then(|setting| setting.inherited.clone());
+                config.insert(key.key.to_owned(), Setting { value, source: Source::Topic, inherited });
             }
         }
     }

@@ -140,7 +140,9 @@ async fn raise<K: Kafka>(
         if failure.is_none() {
             // If this process dies here, the value is taken for somebody else's, and stays.
             remembered.history.applied(&change, now_ms);
-            turned.assessment = plan::assess(remembered, &plan::after(seen.observed.clone(), &change), policies(&name), now_ms);
+            let after = plan::after(seen.observed.clone(), &change);
+            turned.assessment = plan::assess(remembered, &after, policies(&name), now_ms);
+            _ = remembered.config(after.config, now_ms);
         }
         turned.tried = Some(Tried { change, before, failure });
     }
