@@ -6,7 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::refs::ObjectRef;
+use crate::{refs::ObjectRef, topic_retention_policy::EnforcementMode};
 
 /// One governed topic: its retention, its floor and why, and how far its groups are. Written by weir alone.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -77,6 +77,68 @@ pub struct TopicFloorStatus {
     /// What weir raised, by key, as long as nobody else has changed it since.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub raised: BTreeMap<String, RaisedKey>,
+    /// What changes of the topic, and of its policies, are judged by at admission. Absent: not known, and then nothing may be lowered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing: Option<TopicStanding>,
+}
+
+/// For machines: `retention`, `floor` and `why` say it to people.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TopicStanding {
+    /// With exceptions, in milliseconds; -1: without limit. Absent: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor_ms: Option<i64>,
+    pub mode: EnforcementMode,
+    pub protect: Protected,
+    /// What the topic sets itself, of the keys that decide how long it keeps records.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub own: BTreeMap<String, String>,
+    /// What it has where it sets nothing itself.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub inherited: BTreeMap<String, String>,
+    /// Of the partition that grows fastest, rounded up. Absent: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<i64>,
+    /// As `data-lake (#data-lake)`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 5000)))]
+    pub owners: Vec<String>,
+    /// Groups that count, the one that fell behind furthest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub consumers: Vec<ConsumerStanding>,
+}
+
+/// What is protected beside `retention.ms`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Protected {
+    pub retention_bytes: bool,
+    pub cleanup_policy: bool,
+    pub deletion: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConsumerStanding {
+    #[schemars(length(max = 255))]
+    pub group: String,
+    /// What it fills.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(max = 256)))]
+    pub tables: Vec<String>,
+    /// How far it was behind at worst within the look-back. Absent: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak: Option<PeakStanding>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PeakStanding {
+    pub behind_ms: i64,
+    /// The hour, as milliseconds since the epoch.
+    pub hour_ms: i64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -116,6 +116,15 @@ pub struct ConsumerGroups {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ProtectSpec {
+    /// `retention.bytes`, by the time that it takes to fill. Default true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_bytes: Option<bool>,
+    /// A compacted topic does not begin to delete below the floor. Default true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cleanup_policy: Option<bool>,
+    /// The resource by which another operator owns the topic is not deleted. Default true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion: Option<bool>,
     /// What the topic inherits where it sets nothing itself. Default true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broker_defaults: Option<bool>,

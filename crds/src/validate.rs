@@ -235,6 +235,7 @@ mod tests {
                 verbs: vec![GrantVerb::Write],
                 max_floor: None,
             }],
+            topic_resources: vec![],
         };
         assert_eq!(granted(&cluster, "growth", "app_events", &[GrantVerb::Write]), Ok(()));
         assert_eq!(granted(&cluster, "growth", "app_events", &[GrantVerb::Write, GrantVerb::Read]), Err(GrantVerb::Read));

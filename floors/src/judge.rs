@@ -53,7 +53,7 @@ pub enum Verdict {
 }
 
 /// The keys that a judgement rests on.
-const GUARDED: [&str; 7] =
+pub const GUARDED: [&str; 7] =
     [RETENTION_MS, RETENTION_BYTES, CLEANUP_POLICY, REMOTE_STORAGE, REMOTE_DELETE_ON_DISABLE, LOCAL_RETENTION_MS, LOCAL_RETENTION_BYTES];
 
 const BREAK_GLASS: &str = "To go below it for at most 4 hours, create a RetentionException.";

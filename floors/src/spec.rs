@@ -98,7 +98,7 @@ fn owners(spec: &TopicRetentionPolicySpec) -> Owners {
     }
 }
 
-fn mode(mode: EnforcementMode) -> Mode {
+pub(crate) const fn mode(mode: EnforcementMode) -> Mode {
     match mode {
         EnforcementMode::Enforce => Mode::Enforce,
         EnforcementMode::Warn => Mode::Warn,
@@ -107,7 +107,12 @@ fn mode(mode: EnforcementMode) -> Mode {
 }
 
 fn protect(spec: &ProtectSpec) -> Protect {
-    Protect { broker_defaults: spec.broker_defaults.unwrap_or(true), ..Protect::ALL }
+    Protect {
+        retention_bytes: spec.retention_bytes.unwrap_or(true),
+        cleanup_policy: spec.cleanup_policy.unwrap_or(true),
+        broker_defaults: spec.broker_defaults.unwrap_or(true),
+        deletion: spec.deletion.unwrap_or(true),
+    }
 }
 
 /// What a cluster lets a namespace do with a topic; `None`: nothing.

@@ -1,7 +1,9 @@
 //! What `TopicFloor` and `TopicRetentionPolicy` show.
 
+use std::collections::BTreeMap;
+
 use weir_crds::{
-    topic_floor::{RaisedKey, TopicFloorStatus},
+    topic_floor::{ConsumerStanding, RaisedKey, TopicFloorStatus, TopicStanding},
     topic_retention_policy::{TopicCounts, WorstTopic},
 };
 
@@ -28,8 +30,8 @@ impl Reason {
     }
 }
 
-/// What a `TopicFloor` says.
-pub fn topic_floor(it: &Assessment) -> TopicFloorStatus {
+/// What a `TopicFloor` says. `standing`: as [`Assessment::shown_standing`] has it.
+pub fn topic_floor(it: &Assessment, standing: Option<TopicStanding>) -> TopicFloorStatus {
     let limiting = it.limiting.as_ref().and_then(|name| it.groups.get(name));
     TopicFloorStatus {
         state: it.state.as_str().to_owned(),
@@ -51,6 +53,7 @@ pub fn topic_floor(it: &Assessment) -> TopicFloorStatus {
             TimeLeft::Unknown => "Unknown".to_owned(),
         },
         raised: it.raised.iter().map(|(key, r)| (key.clone(), RaisedKey { before: r.before.clone(), set: r.set.clone() })).collect(),
+        standing,
     }
 }
 
@@ -108,7 +111,7 @@ const FAR_MS: i64 = 30 * DAY_MS;
 const HEADROOM_STEP_PERCENT: u32 = 10;
 
 impl Shown {
-    pub fn of(it: &Assessment) -> Self {
+    pub fn of(it: &Assessment, standing: Option<TopicStanding>) -> Self {
         let limiting = it.limiting.as_ref().and_then(|name| it.groups.get(name));
         let behind_ms = limiting.and_then(|lag| lag.behind.least_ms());
         let is_near = limiting.is_none_or(|lag| lag.behind.is_known()) && behind_ms.unwrap_or(0) < NEAR_MS;
@@ -121,12 +124,12 @@ impl Shown {
                 left @ (TimeLeft::In(_) | TimeLeft::Never | TimeLeft::Unknown) => left,
             },
         };
-        Self { status: topic_floor(it), lag: (!is_near).then_some(lag) }
+        Self { status: topic_floor(it, standing), lag: (!is_near).then_some(lag) }
     }
 
     /// Whether it must be shown at once.
     pub fn is_another_state(&self, before: &TopicFloorStatus) -> bool {
-        let said = |s: &TopicFloorStatus| (s.state.clone(), s.raised.clone());
+        let said = |s: &TopicFloorStatus| (s.state.clone(), s.raised.clone(), s.standing.as_ref().map(|s| (s.mode, s.protect)));
         said(&self.status) != said(before)
     }
 
@@ -137,7 +140,11 @@ impl Shown {
             (Some(now), Some(before)) => now.moved_from(before),
             (now, before) => now.is_some() != before.is_some(),
         };
-        self.is_another_state(&before.status) || said(&self.status) != said(&before.status) || lag_moved
+        let judged_otherwise = match (&self.status.standing, &before.status.standing) {
+            (Some(now), Some(before)) => standing_moved(now, before),
+            (now, before) => now.is_some() != before.is_some(),
+        };
+        self.is_another_state(&before.status) || said(&self.status) != said(&before.status) || lag_moved || judged_otherwise
     }
 }
 
@@ -157,6 +164,30 @@ impl ShownLag {
         };
         self.group != before.group || headroom_moved || loss_moved || lag_moved
     }
+}
+
+/// Whether changes are judged by something else now, beside rates and peaks that moved a little.
+fn standing_moved(now: &TopicStanding, before: &TopicStanding) -> bool {
+    let peak_ms = |consumer: &ConsumerStanding| consumer.peak.map(|peak| peak.behind_ms);
+    let by_group =
+        |s: &TopicStanding| -> BTreeMap<String, ConsumerStanding> { s.consumers.iter().map(|c| (c.group.clone(), c.clone())).collect() };
+    let plain = |s: &TopicStanding| TopicStanding { bytes_per_second: None, consumers: vec![], ..s.clone() };
+    let rate_moved = match (now.bytes_per_second, before.bytes_per_second) {
+        (Some(a), Some(b)) => a.abs_diff(b) >= a.min(b).unsigned_abs() / 2 && a != b,
+        (a, b) => a != b,
+    };
+    let (consumers, consumers_before) = (by_group(now), by_group(before));
+    let consumer_moved = |(group, consumer): (&String, &ConsumerStanding)| match consumers_before.get(group) {
+        None => true,
+        Some(before) => {
+            consumer.tables != before.tables
+                || match (peak_ms(consumer), peak_ms(before)) {
+                    (Some(a), Some(b)) => moved(a, b),
+                    (a, b) => a != b,
+                }
+        }
+    };
+    plain(now) != plain(before) || rate_moved || consumers.len() != consumers_before.len() || consumers.iter().any(consumer_moved)
 }
 
 /// By half or more.

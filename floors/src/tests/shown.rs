@@ -2,31 +2,76 @@
 
 use weir_crds::conditions::{ConditionType, Wanted};
 
-use super::world::World;
-use crate::{Assessment, HOUR_MS, MINUTE_MS, conditions::conditions, policy::Mode, status::Shown};
+use super::world::{GROUP, World};
+use crate::{
+    Assessment, HOUR_MS, MINUTE_MS, Policy,
+    conditions::conditions,
+    judge::GUARDED,
+    policy::{Consumer, Mode},
+    standing,
+    status::Shown,
+};
 
 fn say(said: &[(&str, &Assessment)], kind: ConditionType) -> (Option<bool>, String, String) {
     let Wanted { status, reason, message, .. } = conditions(said).into_iter().find(|c| c.kind == kind).unwrap();
     (status, reason, message)
 }
 
+fn shown(world: &World, said: &Assessment) -> Shown {
+    let policies: Vec<&Policy> = world.policies.iter().collect();
+    Shown::of(said, said.shown_standing("app_events", world.seen.config.as_ref(), &policies))
+}
+
+#[test]
+fn what_changes_are_judged_by_arrives_as_it_was_sent() {
+    let mut world = World::new();
+    for (key, value) in [("retention.bytes", "-1"), ("cleanup.policy", "delete")] {
+        world.inherit(key, value);
+    }
+    let owner = Consumer { team: "data-lake".into(), contact: Some("#data-lake".into()), tables: vec!["raw.app_events".into()] };
+    world.policies[0].owners.consumers.insert(GROUP.into(), owner);
+    let arrives = |world: &World, said: &Assessment| {
+        let status = serde_json::to_value(shown(world, said).status).unwrap();
+        standing::of_floor("app_events", &serde_json::from_value(status).unwrap()).unwrap()
+    };
+    let sent = |world: &World, said: &Assessment| {
+        let policies: Vec<&Policy> = world.policies.iter().collect();
+        let mut sent = said.standing("app_events", world.seen.config.as_ref(), &policies).unwrap();
+        // Who judges a change has no use for these.
+        sent.protect.broker_defaults = false;
+        sent.inherited.retain(|key, _| GUARDED.contains(&key.as_str()));
+        sent
+    };
+    let said = world.keeps_up(HOUR_MS);
+    assert_eq!(arrives(&world, &said), sent(&world, &said));
+    assert!(arrives(&world, &said).floor.is_some());
+    // Not known stays not known.
+    world.group().committed = None;
+    let said = world.keeps_up(MINUTE_MS);
+    assert_eq!((arrives(&world, &said), arrives(&world, &said).floor), (sent(&world, &said), None));
+    let consumers = shown(&world, &said).status.standing.unwrap().consumers;
+    assert_eq!((consumers[0].group.as_str(), consumers[0].tables.as_slice()), (GROUP, ["raw.app_events".to_owned()].as_slice()));
+}
+
 #[test]
 fn traffic_is_no_news_and_a_growing_lag_is() {
     let mut world = World::new();
-    let first = Shown::of(&world.pass(HOUR_MS, MINUTE_MS, 60, 60));
+    let said = world.pass(HOUR_MS, MINUTE_MS, 60, 60);
+    let first = shown(&world, &said);
     for unread in [0, 1, 60, 200, 0] {
         world.pass(30_000, 30_000, unread, 0);
         let said = world.pass(30_000, 30_000, 0, unread);
-        assert!(!Shown::of(&said).is_news(&first), "{unread}");
+        assert!(!shown(&world, &said).is_news(&first), "{unread}");
     }
     // The group stands still from here on.
-    let mut shown = first;
+    let mut last = first;
     let mut news = 0;
     for _ in 0..24 * 60 {
-        let now = Shown::of(&world.pass(MINUTE_MS, MINUTE_MS, 60, 0));
-        if now.is_news(&shown) {
+        let said = world.pass(MINUTE_MS, MINUTE_MS, 60, 0);
+        let now = shown(&world, &said);
+        if now.is_news(&last) {
             news += 1;
-            shown = now;
+            last = now;
         }
     }
     // From five minutes to a day by half each time, and where a state or the headroom changes.
@@ -37,13 +82,20 @@ fn traffic_is_no_news_and_a_growing_lag_is() {
 fn another_state_or_retention_is_news() {
     let mut world = World::new();
     world.policies[0].mode = Mode::Audit;
-    let before = Shown::of(&world.keeps_up(HOUR_MS));
+    let said = world.keeps_up(HOUR_MS);
+    let before = shown(&world, &said);
     world.set("retention.ms", 200 * HOUR_MS);
-    let longer = Shown::of(&world.keeps_up(HOUR_MS));
+    let said = world.keeps_up(HOUR_MS);
+    let longer = shown(&world, &said);
     assert!(longer.is_news(&before) && !longer.is_another_state(&before.status));
     world.set("retention.ms", HOUR_MS);
-    let lowered = Shown::of(&world.look());
+    let said = world.look();
+    let lowered = shown(&world, &said);
     assert!(lowered.is_news(&longer) && lowered.is_another_state(&longer.status));
+    // Admission must know at once.
+    world.policies[0].mode = Mode::Enforce;
+    let said = world.look();
+    assert!(shown(&world, &said).is_another_state(&lowered.status));
 }
 
 #[test]

@@ -15,7 +15,7 @@ fn full() -> Value {
         "topics": {"names": ["a"], "patterns": ["^orders\\..*"], "exclude": ["-changelog$"]},
         "floor": {"minimum": "168h", "lagMultiplierPercent": 300, "lagLookback": "100h", "downtimeAllowance": "72h", "maximum": "720h"},
         "consumerGroups": {"required": ["lake-sink"], "exclude": ["^console-"], "retireAfter": "300h"},
-        "protect": {"brokerDefaults": false},
+        "protect": {"retentionBytes": false, "cleanupPolicy": false, "brokerDefaults": false, "deletion": false},
         "enforcement": {"mode": "Enforce"},
         "slo": {"warningPercent": 20, "criticalPercent": 40, "minTimeToLoss": "3h", "offsetsExpiryPercent": 60},
         "owners": {"team": "growth", "contacts": ["#growth"],
@@ -171,7 +171,7 @@ fn a_topic_floor_shows_an_assessment() {
     let said = world.look();
     world.apply(&said);
     let said = world.look();
-    let shown = status::topic_floor(&said);
+    let shown = status::topic_floor(&said, None);
     let columns = (shown.retention.as_str(), shown.floor.as_deref(), shown.decided_by.as_deref(), shown.limiting_group.as_deref());
     assert_eq!(columns, ("200h", Some("200h"), Some("Lag"), Some(GROUP)));
     let columns = (shown.behind.as_deref(), shown.peak.as_deref(), shown.headroom.as_str(), shown.time_to_loss.as_str());

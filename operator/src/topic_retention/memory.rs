@@ -70,6 +70,11 @@ impl TopicMemory {
         }
         self.config.as_ref().filter(|(at_ms, _)| now_ms - at_ms <= CONFIG_STALE_MS).map(|(_, config)| config.clone())
     }
+
+    /// As it was last read.
+    pub fn last_config(&self) -> Option<&TopicConfig> {
+        self.config.as_ref().map(|(_, config)| config)
+    }
 }
 
 impl Memory {

@@ -6,7 +6,7 @@ use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
 use kube::{Resource as _, ResourceExt as _};
 use weir_crds::{TopicRetentionPolicy, topic_retention_policy::TopicRetentionPolicyStatus};
-use weir_floors::{Assessment, status::Shown};
+use weir_floors::{Assessment, Policy, status::Shown};
 
 use super::{
     Retention, Scene, events, governance,
@@ -72,8 +72,10 @@ async fn floors(
     let found: BTreeMap<&str, _> = scene.floors.iter().map(|f| (f.spec.topic.as_str(), f.status.as_ref())).collect();
     let mut due: Vec<(Due, &str, Shown, bool)> = Vec::new();
     for (name, turned) in turned.iter().filter(|(_, t)| t.assessment.rules.is_some()) {
-        let Some(TopicMemory { shown, exists, .. }) = memory.topics.get(name) else { continue };
-        let new = Shown::of(&turned.assessment);
+        let Some(remembered @ TopicMemory { shown, exists, .. }) = memory.topics.get(name) else { continue };
+        let policies: Vec<&Policy> = memory.governance.iter().filter_map(|g| g.topics.get(name)).flat_map(|t| &t.policies).collect();
+        let standing = turned.assessment.shown_standing(name, remembered.last_config(), &policies);
+        let new = Shown::of(&turned.assessment, standing);
         let found = if *exists { found.get(name.as_str()).copied().flatten() } else { None };
         if let Some(when) = status::floor_is_due(shown.as_ref(), found, &new, now_ms) {
             due.push((when, name, new, *exists));
