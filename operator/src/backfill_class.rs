@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::{
     Api, Resource as _, ResourceExt as _,
     api::{Patch, PatchParams},
@@ -10,9 +11,10 @@ use kube::{
 };
 use weir_crds::{
     BackfillClass,
-    backfill_class::BackfillClassStatus,
+    backfill_class::{BackfillClassSpec, BackfillClassStatus},
     conditions::{self, ConditionType, Wanted},
     contract::result::error_chain,
+    validate::FieldError,
 };
 
 use crate::{
@@ -51,11 +53,8 @@ type Problem = (&'static str, String);
 
 /// What is wrong with a class by itself and beside the others. Pure.
 fn invalid<'a>(class: &BackfillClass, others: impl Iterator<Item = &'a BackfillClass>) -> Option<Problem> {
-    let workers = &class.spec.workers;
-    for (field, quantity) in [("memory", &workers.memory), ("scratch", &workers.scratch)] {
-        if let Err(error) = quantity::bytes(quantity) {
-            return Some(("InvalidSpec", format!("spec.workers.{field}: {error}")));
-        }
+    if let Some(fault) = malformed(&class.spec).first() {
+        return Some(("InvalidSpec", fault.to_string()));
     }
     // The one that was made first stays the default.
     let age = |c: &BackfillClass| (c.metadata.creation_timestamp.as_ref().map(|t| t.0), c.name_any());
@@ -65,6 +64,18 @@ fn invalid<'a>(class: &BackfillClass, others: impl Iterator<Item = &'a BackfillC
             format!("spec.default: BackfillClass {} is the default already; set default to false in one of them", first.name_any());
         ("SeveralDefaults", message)
     })
+}
+
+/// What is wrong with a class by itself.
+pub fn malformed(class: &BackfillClassSpec) -> Vec<FieldError> {
+    let quantities = [("memory", &class.workers.memory), ("scratch", &class.workers.scratch)];
+    let wrong = quantities.into_iter().filter(|(_, quantity)| quantity::bytes(quantity).is_err());
+    let fault = |(field, quantity): (&str, &Quantity)| FieldError {
+        field: format!("spec.workers.{field}"),
+        message: format!("{:?} is not a quantity of bytes", quantity.0),
+        remedy: "write it as `512Mi` or `4Gi`".into(),
+    };
+    wrong.map(fault).collect()
 }
 
 async fn probe(class: &BackfillClass, ctx: &Context) -> Result<(), Problem> {

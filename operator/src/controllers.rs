@@ -2,7 +2,7 @@
 
 use std::{fmt::Debug, future::Future, sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt as _};
+use futures::{FutureExt as _, Stream, StreamExt as _};
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use kube::{
     Api, Client, Config, Resource, ResourceExt as _,
@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 use weir_crds::{BackfillClass, BackfillJob, KafkaCluster, TopicFloor, TopicRetentionPolicy};
 
 use crate::{
+    admission::{self, rotation::Rotation},
     backfill_class,
     backfill_job::{
         self,
@@ -58,6 +59,8 @@ pub enum Error {
     #[error(transparent)]
     Server(#[from] server::ServerError),
     #[error(transparent)]
+    Admission(#[from] admission::Error),
+    #[error(transparent)]
     Leader(#[from] leader::LeaderError),
 }
 
@@ -70,7 +73,9 @@ pub async fn serve(settings: Settings) -> Result<(), Error> {
     let mut impatient = config.clone();
     (impatient.read_timeout, impatient.write_timeout) = (Some(REQUEST_TIMEOUT), Some(REQUEST_TIMEOUT));
     let requests = client(impatient).map_err(Error::Client)?;
-    let stop = signals()?;
+    let stop = signals()?.shared();
+    let webhooks =
+        admission::serve(settings.webhook_listen, watches.clone(), &settings.namespace, Arc::clone(&metrics), &readiness, stop.clone());
     let term = || {
         let (watches, requests, settings) = (watches.clone(), requests.clone(), settings.clone());
         let (metrics, readiness) = (Arc::clone(&metrics), readiness.clone());
@@ -82,9 +87,12 @@ pub async fn serve(settings: Settings) -> Result<(), Error> {
         }
     };
     let server = server::serve(settings.listen, readiness.clone(), Arc::clone(&metrics));
+    let lead = leader::lead(config, &settings.namespace, &settings.pod_name, &readiness, term, stop);
+    // The lease is given back at once, and the webhooks go on until nobody asks them any more.
+    let work = async { futures::try_join!(async { lead.await.map_err(Error::from) }, async { webhooks.await.map_err(Error::from) }) };
     tokio::select! {
         result = server => result.map_err(Into::into),
-        result = leader::lead(config, &settings.namespace, &settings.pod_name, &readiness, term, stop) => result.map_err(Into::into),
+        result = work => result.map(drop),
     }
 }
 
@@ -163,13 +171,14 @@ async fn run(watches: Client, client: Client, settings: &Settings, metrics: Arc<
             .await;
     };
     let retention_run = retention(&watches, &ctx);
+    let rotation = Rotation::new(ctx.client.clone(), &settings.namespace);
     let ready = async {
         let (a, b, c) = futures::join!(classes.wait_until_ready(), clusters.wait_until_ready(), jobs.wait_until_ready());
         if a.is_ok() && b.is_ok() && c.is_ok() {
             readiness.ready("leads");
         }
     };
-    futures::join!(ready, classes_run, clusters_run, jobs_run, retention_run);
+    futures::join!(ready, classes_run, clusters_run, jobs_run, retention_run, rotation.run());
 }
 
 /// A turn per KafkaCluster, again and again. It needs no debounce: nothing but a cluster's own change and the clock wakes it.
@@ -232,12 +241,12 @@ fn retry<K, E>(_: Arc<K>, _: &E, _: Arc<Context>) -> Action {
 }
 
 /// How everything is watched.
-fn watch() -> watcher::Config {
+pub fn watch() -> watcher::Config {
     watcher::Config::default().timeout(WATCH_SECONDS)
 }
 
 /// A cache of all objects of a kind, and the changes of their specs: our own writes of status wake nobody.
-fn watched<K>(api: Api<K>) -> (Store<K>, impl Stream<Item = Result<K, watcher::Error>> + Send + 'static)
+pub fn watched<K>(api: Api<K>) -> (Store<K>, impl Stream<Item = Result<K, watcher::Error>> + Send + 'static)
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {

@@ -26,7 +26,7 @@ use weir_crds::{
     backfill_job::{BackfillJobStatus, Phase, SliceCounts},
 };
 
-use crate::topic_retention::metrics::TopicMetrics;
+use crate::{admission::metrics::AdmissionMetrics, topic_retention::metrics::TopicMetrics};
 
 /// From an answer out of memory to a store that is away.
 const SECONDS_BUCKETS: [f64; 9] = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
@@ -69,6 +69,7 @@ pub struct Metrics {
     leader: Gauge,
     jobs: std::sync::Arc<Jobs>,
     pub topics: TopicMetrics,
+    pub admission: AdmissionMetrics,
 }
 
 /// What is known of each job, by uid; summed up when it is asked for.
@@ -102,7 +103,8 @@ impl Default for Metrics {
         let jobs = std::sync::Arc::<Jobs>::default();
         registry.register_collector(Box::new(std::sync::Arc::clone(&jobs)));
         let topics = TopicMetrics::register(&mut registry);
-        Self { registry, reconciles, reconcile_seconds, published_records, published_bytes, leader, jobs, topics }
+        let admission = AdmissionMetrics::register(&mut registry);
+        Self { registry, reconciles, reconcile_seconds, published_records, published_bytes, leader, jobs, topics, admission }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use axum::{
@@ -17,7 +17,7 @@ use crate::metrics::Metrics;
 
 /// Whether this replica is ready, and what it waits for while it is not.
 #[derive(Clone, Debug)]
-pub struct Readiness(Arc<Mutex<Standing>>);
+pub struct Readiness(Arc<Mutex<Standings>>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Standing {
@@ -25,9 +25,18 @@ enum Standing {
     Ready(&'static str),
 }
 
+/// It is ready when both are.
+#[derive(Debug)]
+struct Standings {
+    controllers: Standing,
+    webhooks: Standing,
+}
+
 impl Default for Readiness {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Standing::Waiting("the Kubernetes API to answer about the lease"))))
+        let controllers = Standing::Waiting("the Kubernetes API to answer about the lease");
+        let webhooks = Standing::Waiting("the webhooks' caches and certificate");
+        Self(Arc::new(Mutex::new(Standings { controllers, webhooks })))
     }
 }
 
@@ -41,14 +50,23 @@ impl Readiness {
         self.set(Standing::Ready(what));
     }
 
+    pub fn webhooks_are_ready(&self) {
+        self.lock().webhooks = Standing::Ready("answers");
+    }
+
     fn set(&self, state: Standing) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        self.lock().controllers = state;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Standings> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn answer(&self) -> (StatusCode, String) {
-        match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            Standing::Waiting(what) => (StatusCode::SERVICE_UNAVAILABLE, format!("waits for {what}\n")),
-            Standing::Ready(what) => (StatusCode::OK, format!("{what}\n")),
+        let standings = self.lock();
+        match (&standings.controllers, &standings.webhooks) {
+            (Standing::Waiting(what), _) | (_, Standing::Waiting(what)) => (StatusCode::SERVICE_UNAVAILABLE, format!("waits for {what}\n")),
+            (Standing::Ready(what), Standing::Ready(_)) => (StatusCode::OK, format!("{what}\n")),
         }
     }
 }
@@ -99,6 +117,8 @@ mod tests {
         readiness.waits_for("the caches to be filled");
         assert!(readiness.answer().1.contains("caches"));
         readiness.ready("stands by");
+        assert!(readiness.answer().1.contains("webhooks"), "a replica that cannot answer the apiserver is not ready");
+        readiness.webhooks_are_ready();
         assert_eq!(readiness.answer(), (StatusCode::OK, "stands by\n".to_owned()));
     }
 }

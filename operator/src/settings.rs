@@ -18,6 +18,9 @@ pub struct Settings {
     /// Where probes and metrics are served.
     #[arg(long, env = "WEIR_LISTEN", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,
+    /// Where the apiserver asks the webhooks, over TLS.
+    #[arg(long, env = "WEIR_WEBHOOK_LISTEN", default_value = "0.0.0.0:9443")]
+    pub webhook_listen: SocketAddr,
     /// A folder in memory: credentials lie in it for the moment in which a client is made of them.
     #[arg(long, env = "WEIR_CREDENTIALS_ROOT", default_value = "/tmp")]
     pub credentials_root: PathBuf,

@@ -40,6 +40,7 @@ use crate::{credentials::Credentials, metrics::Metrics};
 use kafka::Connection;
 use memory::Memory;
 use status::Stall;
+pub use write::floor_name;
 
 /// Between the beginnings of two turns: with a turn's own time, what is lowered is back well within 10 s.
 const TURN: Duration = Duration::from_secs(5);

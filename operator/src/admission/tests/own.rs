@@ -1,0 +1,221 @@
+//! weir's own kinds: the table of policies, and the checks that the controllers share.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::world::{Answered, HOUR_MS, World, cluster, floor, request, standing};
+
+const TABLE: &str = include_str!("../../../../floors/tables/policies.yaml");
+
+#[derive(Deserialize)]
+struct Table {
+    base: Value,
+    rows: Vec<Row>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    name: String,
+    #[serde(default = "behind_100_hours")]
+    standing: Option<Vec<Behind>>,
+    old: Option<Value>,
+    wrong: Value,
+    twin: Value,
+    says: Vec<String>,
+    #[serde(default)]
+    warns: Vec<String>,
+}
+
+#[derive(Clone, Deserialize)]
+struct Behind {
+    group: String,
+    hours: Option<i64>,
+}
+
+fn behind_100_hours() -> Option<Vec<Behind>> {
+    Some(vec![Behind { group: "lake-sink".into(), hours: Some(100) }])
+}
+
+/// Lays one value over another: objects field by field.
+fn laid_over(base: &Value, over: &Value) -> Value {
+    match (base, over) {
+        (Value::Object(base), Value::Object(over)) => {
+            let mut all = base.clone();
+            for (key, value) in over {
+                let laid = base.get(key).map_or_else(|| value.clone(), |base| laid_over(base, value));
+                all.insert(key.clone(), laid);
+            }
+            Value::Object(all)
+        }
+        (_, over) => over.clone(),
+    }
+}
+
+fn own(kind: &str, old: Option<&Value>, new: &Value) -> Value {
+    request("weir.dev", kind, old, Some(new))
+}
+
+fn object(kind: &str, name: &str, spec: Value) -> Value {
+    json!({"apiVersion": "weir.dev/v1alpha1", "kind": kind, "metadata": {"name": name, "namespace": "growth", "uid": name}, "spec": spec})
+}
+
+fn policy(spec: Value) -> Value {
+    object("TopicRetentionPolicy", "events", spec)
+}
+
+fn world(consumers: Option<&[Behind]>) -> World {
+    // Two days before the request.
+    let hour_ms = 1_794_009_600_000 - 48 * HOUR_MS;
+    let consumer = |b: &Behind| match b.hours {
+        Some(hours) => json!({"group": b.group, "peak": {"behindMs": hours * HOUR_MS, "hourMs": hour_ms}}),
+        None => json!({"group": b.group}),
+    };
+    let standing = consumers.map(|consumers| {
+        let mut standing = standing();
+        standing["consumers"] = consumers.iter().map(consumer).collect();
+        standing
+    });
+    World { clusters: vec![cluster("main")], floors: vec![floor("app_events", standing)], ..World::default() }
+}
+
+#[test]
+fn each_wrong_policy_is_refused_and_its_twin_passes() {
+    let table: Table = serde_yaml_ng::from_str(TABLE).unwrap();
+    for row in &table.rows {
+        let world = world(row.standing.as_deref());
+        let old = row.old.as_ref().map(|old| policy(laid_over(&table.base, old)));
+        let ask = |new: &Value| world.ask(&own("TopicRetentionPolicy", old.as_ref(), &policy(laid_over(&table.base, new))));
+        ask(&row.wrong).is_refused_for(&row.says, &row.name);
+        let Answered { message, warnings } = ask(&row.twin);
+        assert_eq!((message, warnings.is_empty()), (None, row.warns.is_empty()), "{}: {warnings:?}", row.name);
+        let said = warnings.join("; ");
+        assert!(row.warns.iter().all(|words| said.contains(words)), "{}: {said}", row.name);
+    }
+}
+
+#[test]
+fn a_floor_that_another_policy_holds_up_may_be_lowered() {
+    let table: Table = serde_yaml_ng::from_str(TABLE).unwrap();
+    let mut world = world(behind_100_hours().as_deref());
+    let (old, new) =
+        (policy(table.base.clone()), policy(laid_over(&table.base, &json!({"floor": {"minimum": "1h", "lagMultiplierPercent": 0}}))));
+    world.policies = vec![old.clone()];
+    let ask = |world: &World| world.ask(&own("TopicRetentionPolicy", Some(&old), &new)).message.is_some();
+    assert!(ask(&world), "it does not hold itself up");
+    let mut other = object("TopicRetentionPolicy", "other", table.base.clone());
+    world.policies.push(other.clone());
+    assert!(!ask(&world));
+    // One that is not granted anything holds nothing up.
+    other["metadata"]["namespace"] = "elsewhere".into();
+    world.policies[1] = other;
+    assert!(ask(&world));
+}
+
+fn class(default: bool) -> Value {
+    json!({
+        "default": default, "artifactStore": {"bucket": "weir", "s3": {"region": "x"}},
+        "workers": {"cpu": "2", "memory": "4Gi", "scratch": "20Gi"}, "limits": {"maxParallelism": 4, "maxWindow": "24h"},
+    })
+}
+
+fn job() -> Value {
+    json!({
+        "reason": "test", "serviceAccountName": "backfill", "runGeneration": 1,
+        "window": {"start": "2026-11-03T06:00:00Z", "end": "2026-11-03T07:00:00Z", "slice": "1m"},
+        "sources": [{"name": "logs", "s3": {"bucket": "logs", "prefix": "v2/{date}/", "format": "JsonLines"}, "columns": "ts timestamp, id string",
+                     "arrival": "PathTime", "allowedLateness": "2h", "select": "SELECT id, ts, 'x' AS kind FROM logs"}],
+        "reconstruct": {"columns": {"eventId": "id", "eventTime": "ts", "eventType": "kind"}},
+        "sinks": [{"name": "events", "kafka": {"clusterRef": {"name": "main"}, "topic": "app_events", "mode": "InPlace",
+                   "value": {"format": "Json", "columns": ["id"]}, "partitioner": "Murmur2", "timestamps": "EventTime", "ordering": "PerKey"}}],
+        "approval": {"mode": "Manual"}, "execution": {"parallelism": 2},
+    })
+}
+
+/// Kind, what is laid over the right spec, and what the refusal says.
+fn wrong_specs() -> Vec<(&'static str, Value, Value, &'static [&'static str])> {
+    let grants = |topics: &str| json!([{"namespaces": ["growth"], "topics": [topics], "verbs": ["Write"]}]);
+    let cluster = json!({"bootstrapServers": ["kafka:9092"]});
+    vec![
+        (
+            "BackfillJob",
+            job(),
+            json!({"window": {"exclude": [{"start": "2026-11-03T06:00:00Z", "end": "2026-11-03T07:00:00Z", "reason": "all"}]}}),
+            &["spec.window.exclude", "the whole window"],
+        ),
+        (
+            "BackfillJob",
+            job(),
+            json!({"window": {"exclude": [{"start": "2026-11-04T06:00:00Z", "end": "2026-11-04T07:00:00Z", "reason": "out"}]}}),
+            &["spec.window.exclude[0]", "outside the window"],
+        ),
+        (
+            "BackfillJob",
+            job(),
+            json!({"window": {"start": "2026-11-01T06:00:00Z"}}),
+            &["spec.window", "longer than the 24h", "class isolated"],
+        ),
+        ("BackfillJob", job(), json!({"execution": {"parallelism": 5}}), &["spec.execution.parallelism", "more than the 4"]),
+        (
+            "BackfillJob",
+            job(),
+            json!({"sinks": [{"name": "events", "kafka": {"clusterRef": {"name": "main"}, "topic": "theirs", "mode": "InPlace",
+            "value": {"format": "Json", "columns": ["id"]}, "partitioner": "Murmur2", "timestamps": "EventTime", "ordering": "PerKey"}}]}),
+            &["spec.sinks[0].kafka.topic", "does not grant Write on topic theirs", "spec.grants"],
+        ),
+        ("KafkaCluster", cluster.clone(), json!({"grants": grants("^app_($")}), &["spec.grants[0].topics[0]", "not a regular expression"]),
+        ("KafkaCluster", cluster, json!({"grants": grants("^a)$")}), &["spec.grants[0].topics[0]"]),
+        ("BackfillClass", class(false), json!({"workers": {"memory": "4 GB"}}), &["spec.workers.memory", "not a quantity of bytes", "4Gi"]),
+        ("BackfillClass", class(false), json!({"workers": {"scratch": "lots"}}), &["spec.workers.scratch"]),
+        ("BackfillClass", class(false), json!({"default": true}), &["spec.default", "isolated is the default already"]),
+    ]
+}
+
+fn platform() -> World {
+    let mut world = World { clusters: vec![cluster("main")], ..World::default() };
+    world.clusters[0]["spec"]["grants"][0]["topics"] = json!(["^app_.*$"]);
+    world.classes = vec![object("BackfillClass", "isolated", class(true))];
+    world
+}
+
+#[test]
+fn what_the_controllers_would_not_take_is_refused_and_only_what_is_new_of_it() {
+    let world = platform();
+    for (kind, right, over, says) in wrong_specs() {
+        let (right, wrong) = (object(kind, "one", right.clone()), object(kind, "one", laid_over(&right, &over)));
+        let says: Vec<String> = says.iter().map(|s| (*s).to_owned()).collect();
+        let name = format!("{kind} {over}");
+        world.ask(&own(kind, None, &right)).passes_in_silence(&name);
+        world.ask(&own(kind, None, &wrong)).is_refused_for(&says, &name);
+        world.ask(&own(kind, Some(&right), &wrong)).is_refused_for(&says, &name);
+        // What was wrong before does not hold up a change of something else, and can be mended.
+        world.ask(&own(kind, Some(&wrong), &wrong)).passes_in_silence(&name);
+        world.ask(&own(kind, Some(&wrong), &right)).passes_in_silence(&name);
+    }
+}
+
+#[test]
+fn what_may_still_come_is_waited_for_and_a_draft_need_not_be_granted() {
+    let mut world = platform();
+    let theirs = laid_over(&job(), &wrong_specs()[4].2);
+    let suspended = laid_over(&theirs, &json!({"suspend": true}));
+    let [theirs, suspended] = [theirs, suspended].map(|spec| object("BackfillJob", "one", spec));
+    world.ask(&own("BackfillJob", None, &suspended)).passes_in_silence("a draft");
+    world.ask(&own("BackfillJob", Some(&suspended), &theirs)).is_refused_for(&["does not grant".into()], "it would begin");
+    world.clusters.clear();
+    world.ask(&own("BackfillJob", None, &theirs)).passes_in_silence("its cluster may come");
+    world.classes.clear();
+    let long = object("BackfillJob", "one", laid_over(&job(), &json!({"execution": {"parallelism": 50}})));
+    world.ask(&own("BackfillJob", None, &long)).passes_in_silence("its class may come");
+}
+
+#[test]
+fn what_cannot_be_read_and_what_is_not_judged_here_is_refused() {
+    let world = platform();
+    world
+        .ask(&own("KafkaCluster", None, &json!({"metadata": {"name": "x"}, "spec": {}})))
+        .is_refused_for(&["cannot be read".into()], "no spec");
+    world
+        .ask(&request("apps", "Deployment", None, Some(&json!({"metadata": {"name": "x"}}))))
+        .is_refused_for(&["does not judge Deployment of apps".into()], "rules");
+}
