@@ -77,6 +77,13 @@ pub async fn deploy(layout: &Layout, cluster: &Cluster) -> Result<(), Error> {
     Ok(())
 }
 
+/// Deletes all that `config/` brings, as a person would.
+pub async fn undeploy(layout: &Layout, cluster: &Cluster) -> Result<(), Error> {
+    let base = layout.checkout().join("config").to_string_lossy().into_owned();
+    let delete = ["delete", "--kustomize", &base, "--ignore-not-found", "--timeout=180s"];
+    cluster.kubectl(&delete).await.map(drop).map_err(Error::Apply)
+}
+
 fn kustomization(operator: &str, worker: &str) -> String {
     let (name, tag) = operator.rsplit_once(':').unwrap_or((operator, "latest"));
     let patch = serde_json::json!({

@@ -1,5 +1,6 @@
 //! Wrong manifests, each beside a twin that differs in the one thing that was wrong. Those that the apiserver can tell are
-//! refused by `kubectl apply`; those that only data can tell end in `Failed` or `Stalled`. Both say the field and the remedy.
+//! refused by `kubectl apply`; those that only data can tell end in `Failed` or `Stalled`, or are refused by weir's webhook where other
+//! objects tell it. All say the field and the remedy.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -17,7 +17,7 @@ pub struct Case {
     pub wrong: Option<Value>,
     pub right: Option<Value>,
     pub says: Vec<String>,
-    /// Of those that are taken: `Failed`, `Stalled` or `NotReady`, and the condition's reason.
+    /// Of those that the schema takes: `Failed`, `Stalled` or `NotReady`, and the condition's reason; or `Refused`.
     pub ends: Option<String>,
     pub reason: Option<String>,
 }
@@ -71,6 +71,7 @@ pub fn base(kind: &str) -> anyhow::Result<&'static str> {
         "BackfillJob" => include_str!("job.yaml"),
         "KafkaCluster" => include_str!("cluster.yaml"),
         "BackfillClass" => include_str!("class.yaml"),
+        "TopicRetentionPolicy" => include_str!("policy.yaml"),
         other => bail!("there is no base for {other}"),
     })
 }

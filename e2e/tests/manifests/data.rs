@@ -53,9 +53,17 @@ pub async fn prepare(fixture: &Fixture, names: &Names) -> anyhow::Result<()> {
 
 /// Applies both twins and waits for what should become of each.
 pub async fn judge(fixture: &Fixture, names: &Names, number: usize, case: &Case) -> anyhow::Result<()> {
-    let wrong = apply(fixture, case, &format!("case-{number}-wrong"), case.wrong(names)?).await?;
-    let right = apply(fixture, case, &format!("case-{number}-twin"), case.right(names)?).await?;
     let ends = case.ends.as_deref().context("the case does not say how it ends")?;
+    let wrong = apply(fixture, case, &format!("case-{number}-wrong"), case.wrong(names)?).await;
+    let right = apply(fixture, case, &format!("case-{number}-twin"), case.right(names)?).await?;
+    if ends == "Refused" {
+        let refusal = wrong.err().context("it was taken")?;
+        says(names, case, "the refusal", &format!("{refusal:#}"))?;
+        until(fixture, &case.kind, &right, "the twin passes", passes(case)).await?;
+        fixture.kubectl(&["delete", &case.kind, &right, "--wait=false"]).await?;
+        return Ok(());
+    }
+    let wrong = wrong?;
     let reason = case.reason.as_deref().context("the case does not say why")?;
     let found = |object: &Value| {
         let (kind, wanted) = if ends == "NotReady" { ("Ready", "False") } else { (ends, "True") };
@@ -67,19 +75,27 @@ pub async fn judge(fixture: &Fixture, names: &Names, number: usize, case: &Case)
     if ends == "Failed" {
         ensure!(phase(&object) == "Failed", "its phase is {}", phase(&object));
     }
+    says(names, case, reason, &message)?;
+    until(fixture, &case.kind, &right, "the twin passes", passes(case)).await?;
+    for name in [wrong, right] {
+        fixture.kubectl(&["delete", &case.kind, &name, "--wait=false"]).await?;
+    }
+    Ok(())
+}
+
+fn passes(case: &Case) -> impl Fn(&Value) -> bool {
+    move |object: &Value| match case.kind.as_str() {
+        "BackfillJob" => phase(object) == "AwaitingApproval",
+        _ => condition(object, "Ready").0 == "True",
+    }
+}
+
+fn says(names: &Names, case: &Case, who: &str, message: &str) -> anyhow::Result<()> {
     for words in &case.says {
         let words = names.fill(words);
         if !message.contains(&words) {
-            bail!("{reason} does not say {words:?}: {message}");
+            bail!("{who} does not say {words:?}: {message}");
         }
-    }
-    let passes = |object: &Value| match case.kind.as_str() {
-        "BackfillJob" => phase(object) == "AwaitingApproval",
-        _ => condition(object, "Ready").0 == "True",
-    };
-    until(fixture, &case.kind, &right, "the twin passes", passes).await?;
-    for name in [wrong, right] {
-        fixture.kubectl(&["delete", &case.kind, &name, "--wait=false"]).await?;
     }
     Ok(())
 }
