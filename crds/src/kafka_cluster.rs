@@ -1,5 +1,7 @@
 //! `KafkaCluster`: how a Kafka cluster is reached, and which namespaces may do what with which topics.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -41,6 +43,42 @@ pub struct KafkaClusterSpec {
     #[serde(default)]
     #[schemars(length(max = 128))]
     pub grants: Vec<Grant>,
+    /// Which resources of other operators are this cluster's topics: their changes are judged at admission.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub topic_resources: Vec<TopicResource>,
+}
+
+/// Resources of one kind that are topics of a cluster: those that lie in `namespaces` and carry `matchLabels`, as far as these
+/// are given.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.namespaces) || has(self.matchLabels)")
+        .message("topicResources[] says neither namespaces nor matchLabels; name what ties the resources to this cluster, as matchLabels: {strimzi.io/cluster: <name>}"),
+    validation = Rule::new("self.kind != 'CrossplaneClusterTopic' || !has(self.namespaces)")
+        .message("topicResources[].namespaces: a CrossplaneClusterTopic lies in no namespace; use matchLabels"),
+)]
+pub struct TopicResource {
+    pub kind: TopicResourceKind,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 256), inner(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")))]
+    pub namespaces: Vec<String>,
+    /// As `strimzi.io/cluster: main`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(length(min = 1, max = 16))]
+    pub match_labels: BTreeMap<String, String>,
+}
+
+/// `StrimziKafkaTopic`: `KafkaTopic` of `kafka.strimzi.io`. `RedpandaTopic`: `Topic` of `cluster.redpanda.com`.
+/// `CrossplaneTopic`: `Topic` of `topic.kafka.m.crossplane.io`, which lies in a namespace; `CrossplaneClusterTopic`: of
+/// `topic.kafka.crossplane.io`, which does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TopicResourceKind {
+    StrimziKafkaTopic,
+    RedpandaTopic,
+    CrossplaneTopic,
+    CrossplaneClusterTopic,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -6,7 +6,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::refs::ObjectRef;
+use crate::{
+    refs::ObjectRef,
+    topic_loss::{HoldStatus, LossStatus, OffsetSnapshot, RepairStatus},
+};
 
 /// One governed topic: its retention, its floor and why, and how far its groups are. Written by weir alone.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -77,6 +80,24 @@ pub struct TopicFloorStatus {
     /// What weir raised, by key, as long as nobody else has changed it since.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub raised: BTreeMap<String, RaisedKey>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair: Option<RepairStatus>,
+    /// The newest eight.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub losses: Vec<LossStatus>,
+    /// Where to reset groups to whose offsets the broker forgets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub snapshots: Vec<OffsetSnapshot>,
+    /// BackfillJobs that need the topic's records.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub holds: Vec<HoldStatus>,
+    /// No floor is above it; absent: without limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub maximum: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

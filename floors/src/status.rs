@@ -6,7 +6,7 @@ use weir_crds::{
 };
 
 use crate::{
-    Assessment, DAY_MS, MINUTE_MS, Retention, State,
+    Assessment, DAY_MS, MINUTE_MS, Retention, State, carried,
     floor::Reason,
     lag::{Behind, TimeLeft},
     text,
@@ -50,6 +50,11 @@ pub fn topic_floor(it: &Assessment) -> TopicFloorStatus {
             TimeLeft::Never => "Never".to_owned(),
             TimeLeft::Unknown => "Unknown".to_owned(),
         },
+        repair: carried::repair(it),
+        losses: carried::losses(it),
+        snapshots: carried::snapshots(it),
+        holds: carried::holds(it),
+        maximum: it.rules.and_then(|rules| rules.maximum.millis()).map(text::exact),
         raised: it.raised.iter().map(|(key, r)| (key.clone(), RaisedKey { before: r.before.clone(), set: r.set.clone() })).collect(),
     }
 }
@@ -126,7 +131,9 @@ impl Shown {
 
     /// Whether it must be shown at once.
     pub fn is_another_state(&self, before: &TopicFloorStatus) -> bool {
-        let said = |s: &TopicFloorStatus| (s.state.clone(), s.raised.clone());
+        let said = |s: &TopicFloorStatus| {
+            (s.state.clone(), s.raised.clone(), s.repair.clone(), s.losses.clone(), s.snapshots.clone(), s.holds.clone())
+        };
         said(&self.status) != said(before)
     }
 

@@ -119,8 +119,13 @@ mod tests {
 
     #[test]
     fn a_cluster_that_is_away_keeps_its_id_but_is_not_ready() {
-        let spec =
-            KafkaClusterSpec { bootstrap_servers: vec![], security: Default::default(), credentials_secret_ref: None, grants: vec![] };
+        let spec = KafkaClusterSpec {
+            bootstrap_servers: vec![],
+            security: Default::default(),
+            credentials_secret_ref: None,
+            grants: vec![],
+            topic_resources: vec![],
+        };
         let mut cluster = KafkaCluster::new("c", spec);
         cluster.metadata.generation = Some(3);
         let broker = BrokerNode { id: 1, host: "h".into(), port: 1 };

@@ -10,4 +10,5 @@ mod properties;
 mod shown;
 mod situations;
 mod spec;
+mod verdicts;
 mod world;
