@@ -123,4 +123,4 @@ tool name:
 ci: install lint deny unit release-check alerts (e2e some)
 
 # Everything.
-full: ci (e2e "admin disturbed starting") faults demo
+full: ci (e2e "admin disturbed retention_losses starting") faults demo
