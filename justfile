@@ -8,8 +8,8 @@ build := "cargo build --quiet --locked --workspace"
 test := "cargo test --locked --workspace"
 e2e := build + " --bin weir-e2e && " + CARGO_TARGET_DIR / "debug/weir-e2e"
 
-# The files of tests that need the local cluster: those of e2e, of weir-kafka, of the worker and of the ledger.
-all := shell("basename --multiple --suffix .rs $1/e2e/tests/*.rs | tr '\\n' ' '", justfile_directory()) + "admin pipeline store"
+# The files of tests that need the local cluster: those of e2e but one, of weir-kafka, of the worker and of the ledger.
+all := shell("basename --multiple --suffix .rs $1/e2e/tests/*.rs | grep --invert-match --line-regexp alerts | tr '\\n' ' '", justfile_directory()) + "admin pipeline store"
 
 # Those that CI has time for.
 some := "claims cluster demo manifests novashop operator retention secure pipeline store"
@@ -102,6 +102,10 @@ generate:
 deny: (tool "cargo-deny")
     cargo deny --locked check licenses bans sources
 
+# Alert rules and dashboard, by promtool.
+alerts: install
+    {{ test }} --test alerts
+
 # Known vulnerabilities; needs the advisory database, which is not in a registry.
 advisories: (tool "cargo-deny")
     cargo deny --locked check advisories
@@ -116,7 +120,7 @@ tool name:
     @command -v {{ name }} >/dev/null || cargo install --locked --quiet {{ name }}
 
 # What CI runs: what fits into its time.
-ci: install lint deny unit release-check (e2e some)
+ci: install lint deny unit release-check alerts (e2e some)
 
 # Everything.
-full: ci (e2e "admin disturbed starting") faults demo
+full: ci (e2e "admin disturbed retention_losses starting") faults demo

@@ -5,7 +5,7 @@ set -eu
 
 packages="
   containerd runc containernetworking-plugins iptables iproute2 procps util-linux
-  postgresql buildah ca-certificates busybox-static
+  prometheus postgresql buildah ca-certificates busybox-static
   gcc g++ libc6-dev make mold cmake pkg-config perl git"
 
 missing=""

@@ -24,6 +24,9 @@ pub enum ConditionType {
     OffsetsRetained,
     FloorCapped,
     DataLossDetected,
+    HoldActive,
+    EnforcementConflict,
+    RetentionHeld,
 }
 
 impl ConditionType {
@@ -48,6 +51,9 @@ impl ConditionType {
             Self::OffsetsRetained => "OffsetsRetained",
             Self::FloorCapped => "FloorCapped",
             Self::DataLossDetected => "DataLossDetected",
+            Self::HoldActive => "HoldActive",
+            Self::EnforcementConflict => "EnforcementConflict",
+            Self::RetentionHeld => "RetentionHeld",
         }
     }
 }

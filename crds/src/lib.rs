@@ -13,6 +13,7 @@ pub mod refs;
 pub mod retention_exception;
 pub mod schema;
 pub mod topic_floor;
+pub mod topic_loss;
 pub mod topic_retention_policy;
 pub mod validate;
 pub mod window;
@@ -28,5 +29,9 @@ pub use topic_retention_policy::TopicRetentionPolicy;
 pub const GROUP: &str = "weir.dev";
 /// A ServiceAccount without this annotation set to `"true"` runs no backfill.
 pub const ALLOW_BACKFILLS_ANNOTATION: &str = "weir.dev/allow-backfills";
+/// An annotation of a BackfillJob: when somebody last renewed the holds on its topics, as RFC 3339. They last 72 hours.
+pub const RENEW_HOLD_ANNOTATION: &str = "weir.dev/hold-renewed-at";
+/// A label of BackfillJobs that weir drafted: the incident.
+pub const DRAFT_LABEL: &str = "weir.dev/draft";
 /// At most this many slices a job: status, gates and the unit graph are sized by it.
 pub const SLICES_MAX: usize = 1000;

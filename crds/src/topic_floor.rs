@@ -6,7 +6,11 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{refs::ObjectRef, topic_retention_policy::EnforcementMode};
+use crate::{
+    refs::ObjectRef,
+    topic_loss::{HoldStatus, LossStatus, OffsetSnapshot, RepairStatus},
+    topic_retention_policy::EnforcementMode,
+};
 
 /// One governed topic: its retention, its floor and why, and how far its groups are. Written by weir alone.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -80,6 +84,24 @@ pub struct TopicFloorStatus {
     /// What changes of the topic, and of its policies, are judged by at admission. Absent: not known, and then nothing may be lowered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standing: Option<TopicStanding>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair: Option<RepairStatus>,
+    /// The newest eight.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub losses: Vec<LossStatus>,
+    /// Where to reset groups to whose offsets the broker forgets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub snapshots: Vec<OffsetSnapshot>,
+    /// BackfillJobs that need the topic's records.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub holds: Vec<HoldStatus>,
+    /// No floor is above it; absent: without limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub maximum: Option<String>,
 }
 
 /// For machines: `retention`, `floor` and `why` say it to people.

@@ -64,6 +64,18 @@ pub fn backfill_job(job: &BackfillJobSpec) -> Vec<FieldError> {
     errors
 }
 
+/// What a job lacks that weir drafted: it may be suspended without, and does not run.
+pub fn missing(job: &BackfillJobSpec) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if job.sources.is_empty() {
+        errors.push(error("spec.sources", "it is empty", "name what the events can be rebuilt from"));
+    }
+    if job.service_account_name.is_empty() {
+        errors.push(error("spec.serviceAccountName", "it is empty", "name the ServiceAccount that workers run as"));
+    }
+    errors
+}
+
 fn prefix(field: &str, prefix: &str, arrival: Arrival) -> Option<FieldError> {
     let mut rest = prefix.to_owned();
     let mut seen = Vec::new();

@@ -20,5 +20,6 @@ pub mod kafka;
 pub mod layout;
 pub mod novashop;
 pub mod parts;
+pub mod retention;
 pub mod supervisor;
 pub mod wait;

@@ -1,15 +1,13 @@
 //! Drill A1, small: somebody lowers a topic's retention with Kafka's own tools while a consumer is behind. In `Enforce` it is
 //! back at the floor within seconds; in `Audit` it stays where it was put, and is recorded.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
-use kube::Api;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
+use anyhow::ensure;
 use serde_json::{Value, json};
 use weir_e2e::demo::watch::{condition, number, text};
-use weir_e2e::environment::names;
-use weir_e2e::fixture::{self, Fixture, LABEL};
+use weir_e2e::fixture::{self, Fixture};
+use weir_e2e::retention::{ago_ms, commit, govern, policy, produce_each, set_retention, setting, until_shown};
 use weir_e2e::wait;
 
 const WEEK_MS: &str = "604800000";
@@ -26,35 +24,17 @@ const GROUP: &str = "lake-sink";
 const RECORDS: i64 = 20;
 const READ: &str = "5";
 
-fn kind(name: &str) -> ApiResource {
-    ApiResource::from_gvk(&GroupVersionKind::gvk("weir.dev", "v1alpha1", name))
-}
-
 /// A topic that keeps its records for a week, a group that has read a few of them, and a policy.
 async fn set(fixture: &Fixture, mode: &str) -> anyhow::Result<String> {
-    let (topic, cluster) = (fixture.name("events"), fixture.name("kafka"));
+    let topic = fixture.name("events");
     let kafka = &fixture.cluster.kafka;
     // A change that weir must not touch.
     kafka.create_topic(&topic, 1, &[("retention.ms", WEEK_MS), ("max.message.bytes", "2000000")]).await?;
     // Younger than what the retention is lowered to: whether anything is lost is not left to the broker's clock.
-    let half_an_hour_ago = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())? - 30 * 60 * 1000;
-    for number in 0..RECORDS {
-        kafka.produce(&topic, None, b"{}", half_an_hour_ago + number).await?;
-    }
-    let bootstrap = fixture.cluster.environment.get(names::KAFKA_BOOTSTRAP)?;
+    produce_each(fixture, &topic, ago_ms(Duration::from_secs(30 * 60))?, RECORDS).await?;
     let group = fixture.name(GROUP);
-    let commit =
-        ["--bootstrap-server", bootstrap, "--group", &group, "--topic", &topic, "--reset-offsets", "--to-offset", READ, "--execute"];
-    fixture.cluster.kafka_tool("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", &commit).await?;
-    let platform = json!({
-        "apiVersion": "weir.dev/v1alpha1", "kind": "KafkaCluster",
-        "metadata": {"name": cluster, "labels": {LABEL: fixture.namespace}},
-        "spec": {
-            "bootstrapServers": [bootstrap],
-            "grants": [{"namespaces": [fixture.namespace], "topics": [format!("^{topic}$")], "verbs": ["Govern"]}],
-        },
-    });
-    fixture.apply(&platform.to_string()).await?;
+    commit(fixture, &group, &[&topic], &["--to-offset", READ]).await?;
+    let cluster = govern(fixture).await?;
     let policy = json!({
         "apiVersion": "weir.dev/v1alpha1", "kind": "TopicRetentionPolicy", "metadata": {"name": "events"},
         "spec": {
@@ -64,41 +44,6 @@ async fn set(fixture: &Fixture, mode: &str) -> anyhow::Result<String> {
     });
     fixture.apply(&policy.to_string()).await?;
     Ok(topic)
-}
-
-/// What weir shows of a topic.
-async fn floor(fixture: &Fixture, topic: &str) -> anyhow::Result<Value> {
-    let api: Api<DynamicObject> = Api::all_with(fixture.cluster.kube.clone(), &kind("TopicFloor"));
-    let listed = api.list(&ListParams::default()).await?;
-    let found = listed.items.into_iter().find(|f| f.data.pointer("/spec/topic").and_then(Value::as_str) == Some(topic));
-    Ok(serde_json::to_value(found.with_context(|| format!("there is no TopicFloor of {topic}"))?)?)
-}
-
-async fn until_shown(fixture: &Fixture, topic: &str, what: &str, limit: Duration, is: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
-    let shown = async || {
-        let floor = floor(fixture, topic).await?;
-        ensure!(is(&floor), "{}", floor["status"]);
-        Ok(floor)
-    };
-    Ok(wait::until(what, limit, shown).await?)
-}
-
-/// Lowers the topic's retention behind weir's back.
-async fn lower(fixture: &Fixture, topic: &str) -> anyhow::Result<()> {
-    let bootstrap = fixture.cluster.environment.get(names::KAFKA_BOOTSTRAP)?;
-    let set = format!("retention.ms={HOUR_MS}");
-    let arguments = ["--bootstrap-server", bootstrap, "--alter", "--entity-type", "topics", "--entity-name", topic, "--add-config", &set];
-    fixture.cluster.kafka_tool("kafka.admin.ConfigCommand", &arguments).await?;
-    Ok(())
-}
-
-async fn setting(fixture: &Fixture, topic: &str, key: &str) -> anyhow::Result<String> {
-    Ok(fixture.cluster.kafka.topic_setting(topic, key).await?.unwrap_or_default())
-}
-
-async fn policy(fixture: &Fixture) -> anyhow::Result<Value> {
-    let api: Api<DynamicObject> = Api::namespaced_with(fixture.cluster.kube.clone(), &fixture.namespace, &kind("TopicRetentionPolicy"));
-    Ok(serde_json::to_value(api.get("events").await?)?)
 }
 
 /// The first look is over: the group's lag is known, from the time of the record that it wants next.
@@ -119,7 +64,7 @@ async fn what_is_lowered_behind_weirs_back_is_at_its_floor_again_within_seconds(
     fixture::run("retention-enforce", async |fixture| {
         let topic = set(fixture, "Enforce").await?;
         until_known(fixture, &topic).await?;
-        lower(fixture, &topic).await?;
+        set_retention(fixture, &topic, HOUR_MS).await?;
         let is_back = async || {
             let retention = setting(fixture, &topic, "retention.ms").await?;
             ensure!(retention == WEEK_MS, "retention.ms is {retention}");
@@ -150,11 +95,11 @@ async fn in_audit_it_stays_lowered_and_is_recorded() {
     fixture::run("retention-audit", async |fixture| {
         let topic = set(fixture, "Audit").await?;
         until_known(fixture, &topic).await?;
-        lower(fixture, &topic).await?;
+        set_retention(fixture, &topic, HOUR_MS).await?;
         let is_recorded = |floor: &Value| text(floor, "/status/state") == "Violated" && text(floor, "/status/retention") == "1h";
         until_shown(fixture, &topic, "the TopicFloor records it", SOON, is_recorded).await?;
         let is_counted = async || {
-            let policy = policy(fixture).await?;
+            let policy = policy(fixture, "events").await?;
             let (status, reason, message) = condition(&policy, "FloorSatisfied");
             ensure!((status, reason) == ("False", "BelowFloor") && message.contains(&topic), "{}", policy["status"]);
             ensure!(number(&policy, "/status/topics/violated") == 1, "{}", policy["status"]);

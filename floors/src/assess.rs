@@ -3,18 +3,20 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    MINUTE_MS, Retention,
+    HOUR_MS, MINUTE_MS, Retention,
     config::Keys,
     exceptions::{Exception, enforced},
-    findings::{Detect, Finding, Gap, GapCause, time_to_loss},
+    findings::{Detect, Finding, Gap, time_to_loss},
     floor::Floor,
     groups::{GroupRecord, Standing, worst},
     history::History,
     lag::{self, Behind, Effective, LagUnknown, RetentionUnknown, TimeLeft},
+    losses::Loss,
     observed::{Log, Observed},
     peaks::Peak,
     policy::{Hold, Policy, Rules, round_up_ms},
     retention::{percent_of, share_ms},
+    verdict::{Outcome, Repair},
     wanted::{Raised, Situation, Wanted, Why},
 };
 
@@ -22,6 +24,8 @@ use crate::{
 const STALE_MS: i64 = 5 * MINUTE_MS;
 /// A group that is closer to the end than that needs no record read.
 const READ_FROM_BEHIND_MS: i64 = MINUTE_MS;
+/// A repair is told of for so long: whoever lowered the retention should learn of it.
+const RESTORED_TOLD_MS: i64 = HOUR_MS;
 /// Records that one round may ask for, the furthest behind first.
 const READS_MAX: usize = 32;
 
@@ -37,6 +41,7 @@ pub struct Governance<'a> {
 /// Everything that is to be said of a topic now.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Assessment {
+    pub topic_id: String,
     pub state: State,
     pub effective: Effective,
     pub floor: Option<Floor>,
@@ -53,6 +58,12 @@ pub struct Assessment {
     /// What could not be observed; while there is any nothing is lowered.
     pub unknown: Vec<Unknown>,
     pub findings: Vec<Finding>,
+    /// What groups that count missed, by incident.
+    pub losses: Vec<Loss>,
+    /// The last repair.
+    pub repair: Option<Repair>,
+    /// Where logs began before it, by partition, while it is not judged.
+    pub began: Vec<(i32, i64)>,
     pub wanted: Wanted,
     /// What weir raised and will take back, by key.
     pub raised: BTreeMap<String, Raised>,
@@ -116,6 +127,8 @@ pub struct GroupLag {
     pub time_to_loss: TimeLeft,
     /// The broker has forgotten it; these are its last known offsets.
     pub forgotten: bool,
+    /// When it last had members or made progress.
+    pub active_ms: i64,
     pub partitions: BTreeMap<i32, PartitionLag>,
 }
 
@@ -157,6 +170,7 @@ impl History {
         let unknown = unknowns(&round, &groups);
         self.hold(round.keys.as_ref(), &unknown);
         let mut it = Assessment {
+            topic_id: self.topic_id.clone(),
             state: State::Healthy,
             effective,
             floor: None,
@@ -169,6 +183,9 @@ impl History {
             groups,
             unknown,
             findings: Vec::new(),
+            losses: Vec::new(),
+            repair: None,
+            began: Vec::new(),
             wanted: Wanted::Nothing(Why::Ungoverned),
             raised: BTreeMap::new(),
             bytes_per_ms,
@@ -178,6 +195,8 @@ impl History {
             self.govern(&mut it, &round, &rules);
         }
         it.raised.clone_from(&self.raised);
+        it.repair.clone_from(&self.repair);
+        it.began = self.began();
         it.state = state(&it, self);
         it
     }
@@ -195,9 +214,15 @@ impl History {
         let (enforced, exception) = enforced(floor.retention, governance.exceptions, needed, now_ms);
         it.exception = exception.map(|e| format!("{}: {}", e.name, e.reason));
         it.enforced = Some(enforced);
-        it.findings = self.findings(it, round, &floor, enforced, rules);
+        let below_floor = below(it.effective, round.keys.as_ref(), enforced).is_some();
         if let (Some(config), Some(keys)) = (&seen.config, &round.keys) {
             self.accept(config, keys, it.effective, floor.retention, now_ms);
+            self.witness(seen, below_floor);
+        }
+        it.findings = self.findings(it, round, &floor, enforced, rules);
+        let counts = |gap: &Gap| it.groups.get(&gap.group).is_none_or(|g| g.standing.counts());
+        it.losses = self.losses(counts, below_floor, now_ms);
+        if let (Some(config), Some(keys)) = (&seen.config, &round.keys) {
             it.wanted = self.wanted(&Situation {
                 config,
                 keys,
@@ -219,15 +244,23 @@ impl History {
 
     fn findings(&self, it: &Assessment, round: &Round<'_>, floor: &Floor, enforced: Retention, rules: &Rules) -> Vec<Finding> {
         let mut all = Vec::new();
-        if let Some(to) = it.effective.known().or(round.keys.map(|k| k.retention_ms)).filter(|to| *to < enforced) {
+        if let Some(to) = below(it.effective, round.keys.as_ref(), enforced) {
             let from = self.kept.map(|k| k.retention).filter(|from| *from > to);
             all.push(Finding::BelowFloor { from, to, floor: enforced });
         }
         if let Some(wanted) = floor.capped_from {
             all.push(Finding::FloorCapped { wanted, maximum: rules.maximum });
         }
-        let counts = |gap: &&Gap| it.groups.get(&gap.group).is_none_or(|g| g.standing.counts());
+        let counts = |gap: &&Gap| it.groups.get(&gap.group).is_none_or(|g| g.standing.counts()) && !self.is_acknowledged(gap);
         all.extend(self.gaps.iter().filter(counts).cloned().map(Finding::Missed));
+        if let Some(repair) = self.repair.as_ref().filter(|r| !r.acknowledged) {
+            if repair.outcome() == Some(Outcome::Lost) {
+                all.push(Finding::Deleted(repair.clone()));
+            }
+            if round.now_ms - repair.at_ms < RESTORED_TOLD_MS {
+                all.push(Finding::Restored(repair.clone()));
+            }
+        }
         let (offsets_retention_ms, now_ms) = (round.seen.offsets_retention_ms, round.now_ms);
         for (name, lag) in it.groups.iter().filter(|(_, g)| g.standing.counts()) {
             let Some(record) = self.groups.get(name) else { continue };
@@ -274,6 +307,7 @@ impl History {
                 headroom_percent: None,
                 time_to_loss: TimeLeft::Unknown,
                 forgotten: false,
+                active_ms: 0,
                 partitions: BTreeMap::new(),
             });
         }
@@ -313,6 +347,7 @@ impl History {
             headroom_percent,
             time_to_loss: TimeLeft::Unknown,
             forgotten: record.is_forgotten(),
+            active_ms: record.active_ms,
             partitions,
         };
         lag.time_to_loss = time_to_loss(&lag, record, now_ms);
@@ -350,6 +385,11 @@ impl History {
         }
         reads
     }
+}
+
+/// What records are kept for, where that is less than what is enforced.
+fn below(effective: Effective, keys: Option<&Keys>, enforced: Retention) -> Option<Retention> {
+    effective.known().or(keys.map(|k| k.retention_ms)).filter(|to| *to < enforced)
 }
 
 fn counting(groups: &BTreeMap<String, GroupLag>) -> impl Iterator<Item = &GroupLag> {
@@ -393,16 +433,13 @@ fn unknowns(round: &Round<'_>, groups: &BTreeMap<String, GroupLag>) -> Vec<Unkno
 }
 
 fn state(it: &Assessment, history: &History) -> State {
-    let still_before = |gap: &Gap| {
-        let position = history.groups.get(&gap.group).and_then(|g| g.positions.get(&gap.partition));
-        gap.cause == GapCause::LogStartMoved && gap.topic_id == history.topic_id && position.is_some_and(|p| p.committed == gap.from)
-    };
     let of = |finding: &Finding| match finding {
-        Finding::Missed(gap) if still_before(gap) => State::Lost,
+        Finding::Missed(gap) if history.still_before(gap) => State::Lost,
         // It is over; the finding stays for the look-back.
-        Finding::Missed(_) => State::Healthy,
+        Finding::Missed(_) | Finding::Deleted(_) | Finding::Restored(_) => State::Healthy,
         Finding::BelowFloor { .. } => State::Violated,
         Finding::FloorCapped { .. }
+        | Finding::EnforcementConflict { .. }
         | Finding::DeadConsumer { .. }
         | Finding::OffsetsExpiring { .. }
         | Finding::LagTrend { .. }

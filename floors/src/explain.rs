@@ -1,15 +1,16 @@
 //! An assessment in words, and as what a change of the topic is judged by.
 
 use crate::{
-    Assessment,
+    Assessment, Retention,
     assess::Unknown,
-    config::{Setting, Source, TopicConfig},
+    config::{RETENTION_MS, Setting, Source, TopicConfig},
     findings::{Finding, Gap, GapCause},
     floor::Reason,
     judge::Standing,
     lag::{Behind, LagUnknown, RetentionUnknown},
     policy::{Owners, Policy},
     text,
+    verdict::{Outcome, Repair, Verdict},
 };
 
 impl RetentionUnknown {
@@ -44,7 +45,6 @@ impl Gap {
             GapCause::TopicDeleted => "were deleted with the topic before it read them",
             GapCause::Skipped => "were skipped: the broker had forgotten its offset, and it came back beyond them",
         };
-        let at = |at: Option<i64>| at.map_or_else(|| "a time that is not known".to_owned(), text::second);
         format!(
             "offsets {} to {} of partition {}, at most {} records that arrived between {} and {}, {why} (group {})",
             self.from,
@@ -58,6 +58,63 @@ impl Gap {
     }
 }
 
+impl Repair {
+    /// What was lowered and put back, and what was found after.
+    pub fn says(&self) -> String {
+        let value = |raw: &String| match raw.parse::<i64>() {
+            Ok(ms) if self.key == RETENTION_MS => text::retention(Retention::of_kafka(ms)),
+            Ok(_) | Err(_) => raw.clone(),
+        };
+        let before = self.before.as_ref().map_or_else(String::new, |raw| format!(" from {}", value(raw)));
+        let lowered = self.lowered_to.as_ref().map_or_else(|| "the broker's default".to_owned(), value);
+        let found = match &self.verdict {
+            None => "whether anything was deleted in between is not known yet".to_owned(),
+            Some(verdict) => verdict.says(),
+        };
+        format!(
+            "{} was lowered{before} to {lowered}, and put back to {} at {}; {found}",
+            self.key,
+            value(&self.put_back),
+            text::second(self.at_ms)
+        )
+    }
+}
+
+impl Verdict {
+    fn says(&self) -> String {
+        match (self.outcome(), self.deleted.first()) {
+            (_, Some(first)) => {
+                let more = match self.deleted.len() - 1 {
+                    0 => String::new(),
+                    more => format!(" and of {more} more partitions"),
+                };
+                let first_ms = self.deleted.iter().map(|d| d.first_ms).min().flatten();
+                let last_ms = self.deleted.iter().filter_map(|d| d.last_ms).max();
+                format!(
+                    "offsets {} to {} of partition {}{more} were deleted in between, at most {} records that arrived between {} and {} (interpolated)",
+                    first.from,
+                    first.to - 1,
+                    first.partition,
+                    self.records_max(),
+                    at(first_ms),
+                    at(last_ms)
+                )
+            }
+            (Outcome::Unknown, None) => {
+                let partitions = self.unknown.len();
+                format!(
+                    "whether anything was deleted in between is not known of {partitions} partitions: weir had not seen where they began"
+                )
+            }
+            (Outcome::Intact | Outcome::Lost, None) => "nothing was deleted in between".to_owned(),
+        }
+    }
+}
+
+fn at(at: Option<i64>) -> String {
+    at.map_or_else(|| "a time that is not known".to_owned(), text::second)
+}
+
 impl Finding {
     /// As a reason of conditions and events.
     pub const fn as_str(&self) -> &'static str {
@@ -66,12 +123,47 @@ impl Finding {
             Self::FloorCapped { .. } => "FloorCapped",
             Self::Missed(Gap { cause: GapCause::Skipped, .. }) => "RecordsSkipped",
             Self::Missed(_) => "RecordsLost",
+            Self::Deleted(_) => "RecordsDeleted",
+            Self::Restored(_) => "RetentionRestored",
+            Self::EnforcementConflict { .. } => "EnforcementConflict",
             Self::DeadConsumer { .. } => "DeadConsumer",
             Self::OffsetsExpiring { .. } => "OffsetsExpiring",
             Self::LagTrend { .. } => "LagTrend",
             Self::LagAboveSlo { critical: true, .. } => "LagCritical",
             Self::LagAboveSlo { .. } => "LagHigh",
             Self::LossNear { .. } => "LossNear",
+        }
+    }
+
+    /// The group that it is about.
+    pub fn group(&self) -> Option<&str> {
+        match self {
+            Self::Missed(Gap { group, .. })
+            | Self::DeadConsumer { group, .. }
+            | Self::OffsetsExpiring { group, .. }
+            | Self::LagTrend { group, .. }
+            | Self::LagAboveSlo { group, .. }
+            | Self::LossNear { group, .. } => Some(group),
+            Self::BelowFloor { .. }
+            | Self::FloorCapped { .. }
+            | Self::Deleted(_)
+            | Self::EnforcementConflict { .. }
+            | Self::Restored(_) => None,
+        }
+    }
+
+    /// Whether somebody should be woken.
+    pub const fn pages(&self) -> bool {
+        match self {
+            Self::Missed(_) | Self::Deleted(_) | Self::LagAboveSlo { critical: true, .. } | Self::LossNear { .. } => true,
+            Self::BelowFloor { .. }
+            | Self::FloorCapped { .. }
+            | Self::Restored(_)
+            | Self::EnforcementConflict { .. }
+            | Self::DeadConsumer { .. }
+            | Self::OffsetsExpiring { .. }
+            | Self::LagTrend { .. }
+            | Self::LagAboveSlo { .. } => false,
         }
     }
 
@@ -85,6 +177,17 @@ impl Finding {
                 format!("a floor of {} is needed, and the maximum of {} caps it", text::retention(*wanted), text::retention(*maximum))
             }
             Self::Missed(gap) => gap.says(),
+            Self::Deleted(repair) | Self::Restored(repair) => repair.says(),
+            Self::EnforcementConflict { resource, key, declared, patch, reverted } => {
+                let declared = declared.as_ref().map_or_else(|| format!("sets no {key}"), |value| format!("sets {key} to {value}"));
+                let reverted = match reverted {
+                    0 => String::new(),
+                    times => format!(" and put it back {times} times within an hour"),
+                };
+                format!(
+                    "{resource} {declared}, below the floor{reverted}; weir raises the topic on Kafka, and this ends the conflict: {patch}"
+                )
+            }
             Self::DeadConsumer { group, partitions, since_ms } => {
                 format!("group {group} has made no progress since {} on {} partitions that grow", text::second(*since_ms), partitions.len())
             }
@@ -121,7 +224,7 @@ impl Assessment {
             Some(Reason::Lag { group, .. }) => return self.group_clause(group),
             Some(Reason::Minimum { policy }) => Some(format!("policy {policy} sets it as the minimum")),
             Some(Reason::DowntimeAllowance { policy }) => Some(format!("policy {policy} allows for that much downtime")),
-            Some(Reason::Hold { job }) => Some(format!("BackfillJob {job} holds its records")),
+            Some(Reason::Hold { job, .. }) => Some(format!("BackfillJob {job} holds its records")),
             Some(Reason::UnknownLag) => Some("nobody knows how far its groups are behind, and so it stays what it was".to_owned()),
             Some(Reason::Remembered { hour_ms }) => Some(format!("it was asked for on {}, within the look-back", text::day(*hour_ms))),
         };
@@ -166,14 +269,7 @@ impl Assessment {
 
     /// Who is to be asked: the owner of the limiting group, otherwise those of the topic.
     pub fn owners(&self, policies: &[&Policy]) -> Vec<String> {
-        let consumer = policies.iter().find_map(|p| p.owners.consumers.get(self.limiting.as_ref()?));
-        match consumer {
-            Some(consumer) => vec![named(&consumer.team, consumer.contact.as_deref().into_iter())],
-            None => {
-                let team = |o: &Owners| named(&o.team, o.contacts.iter().map(String::as_str));
-                policies.iter().map(|p| &p.owners).filter(|o| !o.team.is_empty()).map(team).collect()
-            }
-        }
+        owners(self.limiting.as_deref(), policies.iter().map(|p| &p.owners))
     }
 
     /// Groups that count, with what they fill.
@@ -183,6 +279,18 @@ impl Assessment {
             named(name, owned.flat_map(|c| &c.tables).map(String::as_str))
         };
         self.groups.iter().filter(|(_, g)| g.standing.counts()).map(|(name, _)| with_tables(name)).collect()
+    }
+}
+
+/// Who is to be asked about a group, or about a topic: as `data-lake (#data-lake)`.
+pub fn owners<'a>(group: Option<&str>, all: impl Iterator<Item = &'a Owners> + Clone) -> Vec<String> {
+    let consumer = group.and_then(|group| all.clone().find_map(|o| o.consumers.get(group)));
+    match consumer {
+        Some(consumer) => vec![named(&consumer.team, consumer.contact.as_deref().into_iter())],
+        None => {
+            let team = |o: &Owners| named(&o.team, o.contacts.iter().map(String::as_str));
+            all.filter(|o| !o.team.is_empty()).map(team).collect()
+        }
     }
 }
 

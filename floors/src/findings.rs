@@ -9,6 +9,7 @@ use crate::{
     lag::{Effective, TimeLeft},
     policy::{Rules, Slo},
     retention::percent_of,
+    verdict::Repair,
 };
 
 /// Records that a group will not read: offsets are exact, their number is an upper bound, since markers and compacted
@@ -27,6 +28,8 @@ pub struct Gap {
     pub last_ms: Option<i64>,
     pub cause: GapCause,
     pub found_ms: i64,
+    /// The id of what it belongs to.
+    pub incident: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +71,21 @@ pub enum Finding {
         maximum: Retention,
     },
     Missed(Gap),
+    /// Before a repair took effect records were deleted, whoever had read them.
+    Deleted(Repair),
+    /// Another operator's resource asks for less than the floor, and its operator will go on to set that.
+    EnforcementConflict {
+        /// As `KafkaTopic kafka/app-events`.
+        resource: String,
+        key: &'static str,
+        declared: Option<String>,
+        /// What would end the conflict.
+        patch: String,
+        /// How often it was reverted of late; after a few weir raises at intervals.
+        reverted: usize,
+    },
+    /// Somebody lowered the retention not long ago, and weir put it back.
+    Restored(Repair),
     /// No progress on these partitions while they grow.
     DeadConsumer {
         group: String,

@@ -41,8 +41,10 @@ pub enum Reason {
     DowntimeAllowance {
         policy: String,
     },
+    /// Until then, unless the job ends before or renews it.
     Hold {
         job: String,
+        until_ms: i64,
     },
     /// Nobody knows how far a group is behind: nothing goes below what there was.
     UnknownLag,
@@ -77,7 +79,7 @@ impl History {
         }
         for hold in holds {
             if let Some(ms) = hold.floor_ms(now_ms) {
-                add(Reason::Hold { job: hold.job.clone() }, Retention::Millis(ms));
+                add(Reason::Hold { job: hold.job.clone(), until_ms: hold.until_ms() }, Retention::Millis(ms));
             }
         }
         if let Some(held) = self.held {

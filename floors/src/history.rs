@@ -11,18 +11,18 @@ use crate::{
     findings::{Gap, GapCause},
     groups::{GroupRecord, Jump, LagPoint, TREND_POINTS_MAX},
     lag::{self, Behind, LagUnknown},
+    losses::Incident,
     observed::{Log, Observed},
     peaks::Peaks,
     policy::Rules,
     record::PartitionRecord,
     series::{Arrival, Series},
+    verdict::Repair,
     wanted::{Kept, Raised},
 };
 
 /// Without a policy nothing is governed, but samples are kept for the one that may come.
 pub const LOOK_BACK_DEFAULT_MS: i64 = 168 * HOUR_MS;
-/// What groups of a topic missed; the oldest goes first.
-const GAPS_MAX: usize = 256;
 
 /// A topic's memory. `History::new` knows nothing yet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,6 +46,10 @@ pub struct History {
     /// When weir last changed the topic.
     pub(crate) changed_ms: Option<i64>,
     pub(crate) gaps: Vec<Gap>,
+    /// What the gaps belong to.
+    pub(crate) incidents: Vec<Incident>,
+    /// The last time that weir put back what somebody lowered.
+    pub(crate) repair: Option<Repair>,
 }
 
 impl History {
@@ -62,6 +66,8 @@ impl History {
             raised: BTreeMap::new(),
             changed_ms: None,
             gaps: Vec::new(),
+            incidents: Vec::new(),
+            repair: None,
         }
     }
 
@@ -77,11 +83,6 @@ impl History {
     /// What weir raised and has not taken back, by key.
     pub fn raised(&self) -> &BTreeMap<String, Raised> {
         &self.raised
-    }
-
-    /// What weir raised before this memory began, as the topic's `TopicFloor` says.
-    pub fn resume(&mut self, raised: BTreeMap<String, Raised>) {
-        self.raised = raised;
     }
 
     pub(crate) fn look_back_ms(&self) -> i64 {
@@ -104,32 +105,36 @@ impl History {
             }
         }
         if news {
+            if self.is_lowered(keys) {
+                // Who was there before may have been thrown out, and gone on behind what it lost, since the last look.
+                self.find_losses(seen);
+            }
             self.observe_groups(seen);
             self.find_losses(seen);
             self.note_lag(seen, keys);
-            let oldest_ms = seen.offsets_at_ms.saturating_sub(self.look_back_ms());
-            self.gaps.retain(|g| g.found_ms > oldest_ms);
-            self.gaps.drain(..self.gaps.len().saturating_sub(GAPS_MAX));
+            self.forget_losses(seen.offsets_at_ms.saturating_sub(self.look_back_ms()));
         }
     }
 
     /// The topic was deleted and made again: offsets begin anew, what was unread is gone. How far groups fell behind stays
     /// true, and so does what was asked for.
     fn made_again(&mut self, seen: &Observed) {
+        let mut unread = Vec::new();
         for (group, record) in &mut self.groups {
             for (partition, position) in std::mem::take(&mut record.positions) {
                 let Some(old) = self.partitions.get(&partition) else { continue };
                 let Some((_, end)) = old.samples.last().filter(|(_, end)| position.committed < *end) else { continue };
                 let range = Unread { group, partition, from: position.committed, to: end };
-                self.gaps.push(range.gap(&self.topic_id, Some(old), GapCause::TopicDeleted, seen.offsets_at_ms));
+                unread.push(range.gap(&self.topic_id, Some(old), GapCause::TopicDeleted, seen.offsets_at_ms));
             }
             record.trend = Series::new();
         }
+        unread.into_iter().for_each(|gap| self.add_gap(gap));
         self.topic_id.clone_from(&seen.topic_id);
         self.observed_ms = self.observed_ms.min(seen.offsets_at_ms - 1);
         self.partitions.clear();
         self.raised.clear();
-        (self.kept, self.held, self.changed_ms) = (None, None, None);
+        (self.kept, self.held, self.changed_ms, self.repair) = (None, None, None, None);
     }
 
     fn observe_logs(&mut self, seen: &Observed) {
@@ -183,17 +188,11 @@ impl History {
         }
     }
 
-    /// Each gap once, however it grows.
     fn miss(&mut self, range: &Unread<'_>, cause: GapCause, found_ms: i64) {
         if range.from >= range.to {
             return;
         }
-        let gap = range.gap(&self.topic_id, self.partitions.get(&range.partition), cause, found_ms);
-        match self.gaps.iter_mut().find(|known| known.begins_as(&gap)) {
-            Some(known) if known.to < gap.to => (known.to, known.last_ms) = (gap.to, gap.last_ms),
-            Some(_) => {}
-            None => self.gaps.push(gap),
-        }
+        self.add_gap(range.gap(&self.topic_id, self.partitions.get(&range.partition), cause, found_ms));
     }
 
     /// Peaks and the course of every group's lag, whether it counts or not: that may change.
@@ -274,6 +273,7 @@ impl Unread<'_> {
             last_ms: at(self.to - 1),
             cause,
             found_ms,
+            incident: String::new(),
         }
     }
 }

@@ -8,6 +8,7 @@
 //! oldest unread record may be deleted, by its timestamp and the retention; headroom uses it. Neither is made of the other.
 
 pub mod assess;
+pub mod carried;
 pub mod conditions;
 pub mod config;
 pub mod exceptions;
@@ -18,6 +19,7 @@ pub mod groups;
 pub mod history;
 pub mod judge;
 pub mod lag;
+pub mod losses;
 pub mod observed;
 pub mod peaks;
 pub mod policy;
@@ -29,6 +31,7 @@ pub mod spec;
 pub mod standing;
 pub mod status;
 pub mod text;
+pub mod verdict;
 pub mod wanted;
 
 #[cfg(test)]

@@ -10,6 +10,8 @@ pub struct Observed {
     pub topic_id: String,
     /// `None`: it could not be described.
     pub config: Option<TopicConfig>,
+    /// It was read after the offsets were, just now.
+    pub config_is_fresh: bool,
     /// When offsets and groups were asked for, which is before they were answered.
     pub offsets_at_ms: i64,
     /// Every partition; `None` where no leader answered.

@@ -285,10 +285,19 @@ impl Hold {
     /// Beyond the window's start.
     const MARGIN_MS: i64 = DAY_MS;
 
+    /// When it ends by itself.
+    pub const fn until_ms(&self) -> i64 {
+        self.renewed_ms.saturating_add(Self::LASTS_MS)
+    }
+
     /// What it asks for, while it lasts.
     pub fn floor_ms(&self, now_ms: i64) -> Option<i64> {
-        let lasts = now_ms < self.renewed_ms.saturating_add(Self::LASTS_MS);
-        lasts.then(|| round_up_ms(now_ms.saturating_sub(self.window_start_ms).max(0).saturating_add(Self::MARGIN_MS)))
+        (now_ms < self.until_ms()).then(|| Self::needed_ms(self.window_start_ms, now_ms))
+    }
+
+    /// How long a topic must keep its records for those of a window to stay a day more.
+    pub fn needed_ms(window_start_ms: i64, now_ms: i64) -> i64 {
+        round_up_ms(now_ms.saturating_sub(window_start_ms).max(0).saturating_add(Self::MARGIN_MS))
     }
 }
 

@@ -32,11 +32,20 @@ pub struct PartitionRecord {
     /// with an earlier timestamp does: Kafka deletes a log from its start.
     stamps: Vec<Stamp>,
     blank: Option<Blank>,
+    /// Where the log begins.
+    start: Option<i64>,
+    /// Where it began when the retention was last seen to be as it should.
+    start_before: Option<i64>,
 }
 
 impl PartitionRecord {
     /// Takes in what the leader has.
     pub fn observe(&mut self, log: Log, at_ms: i64, horizon_ms: i64) {
+        self.start = Some(log.start);
+        if log.start == 0 {
+            // Nothing was ever deleted.
+            self.start_before = Some(0);
+        }
         if self.samples.last().is_some_and(|(_, end)| log.end < end) {
             // The log was cut, as after an unclean election: what lay beyond never arrived.
             self.samples.retain(|end| end <= log.end);
@@ -46,6 +55,30 @@ impl PartitionRecord {
         self.samples.push(at_ms, log.end, horizon_ms, SAMPLES_MAX);
         // The newest timestamp of what is deleted goes with it.
         self.stamps.retain(|s| s.offset >= log.start);
+    }
+
+    /// What was deleted up to now was due.
+    pub fn settle(&mut self) {
+        self.start_before = self.start.or(self.start_before);
+    }
+
+    /// As another process saw it before.
+    pub fn began(&mut self, start_before: i64) {
+        self.start_before = Some(start_before);
+    }
+
+    pub fn start_before(&self) -> Option<i64> {
+        self.start_before
+    }
+
+    /// The offsets that were deleted since the retention was as it should be, `[from, to)`; `None`: not known.
+    pub fn deleted(&self) -> Option<(i64, i64)> {
+        Some((self.start_before?, self.start?))
+    }
+
+    /// Where the log ended at a time, or a little before.
+    pub fn end_at(&self, at_ms: i64) -> Option<i64> {
+        self.samples.at(at_ms).map(|(_, end)| end)
     }
 
     pub fn take_read(&mut self, read: &Read) {

@@ -87,7 +87,7 @@ fn slo(spec: &TopicRetentionPolicySpec) -> Slo {
     }
 }
 
-fn owners(spec: &TopicRetentionPolicySpec) -> Owners {
+pub fn owners(spec: &TopicRetentionPolicySpec) -> Owners {
     let consumer = |c: &weir_crds::topic_retention_policy::ConsumerSpec| {
         (c.group.clone(), Consumer { team: c.team.clone(), contact: c.contact.clone(), tables: c.tables.clone() })
     };

@@ -8,7 +8,7 @@ use weir_crds::{
 };
 
 use crate::{
-    Assessment, DAY_MS, MINUTE_MS, Retention, State,
+    Assessment, DAY_MS, MINUTE_MS, Retention, State, carried,
     floor::Reason,
     lag::{Behind, TimeLeft},
     text,
@@ -52,6 +52,11 @@ pub fn topic_floor(it: &Assessment, standing: Option<TopicStanding>) -> TopicFlo
             TimeLeft::Never => "Never".to_owned(),
             TimeLeft::Unknown => "Unknown".to_owned(),
         },
+        repair: carried::repair(it),
+        losses: carried::losses(it),
+        snapshots: carried::snapshots(it),
+        holds: carried::holds(it),
+        maximum: it.rules.and_then(|rules| rules.maximum.millis()).map(text::exact),
         raised: it.raised.iter().map(|(key, r)| (key.clone(), RaisedKey { before: r.before.clone(), set: r.set.clone() })).collect(),
         standing,
     }
@@ -129,7 +134,10 @@ impl Shown {
 
     /// Whether it must be shown at once.
     pub fn is_another_state(&self, before: &TopicFloorStatus) -> bool {
-        let said = |s: &TopicFloorStatus| (s.state.clone(), s.raised.clone(), s.standing.as_ref().map(|s| (s.mode, s.protect)));
+        let said = |s: &TopicFloorStatus| {
+            let found = (s.repair.clone(), s.losses.clone(), s.snapshots.clone(), s.holds.clone());
+            (s.state.clone(), s.raised.clone(), s.standing.as_ref().map(|s| (s.mode, s.protect)), found)
+        };
         said(&self.status) != said(before)
     }
 

@@ -285,6 +285,7 @@ impl History {
     /// What the cluster has taken. If weir dies before this, the next round finds the topic as it should be, and takes the
     /// value for somebody else's: then it stays.
     pub fn applied(&mut self, change: &Change, now_ms: i64) {
+        self.note_repair(change, now_ms);
         for key in &change.keys {
             let back = change.cause == Cause::StepDown && self.raised.get(key.key).is_some_and(|r| r.before == key.to);
             if back {

@@ -11,7 +11,7 @@ use kube::{
     Client, ResourceExt as _,
     runtime::{events::Recorder, reflector::Store},
 };
-use weir_crds::{BackfillClass, BackfillJob, KafkaCluster, backfill_job::BackfillJobStatus};
+use weir_crds::{BackfillClass, BackfillJob, KafkaCluster, TopicFloor, backfill_job::BackfillJobStatus};
 
 use crate::{
     backfill_job::{ledger_view::RunCache, progress::Pace},
@@ -34,6 +34,7 @@ pub struct Context {
     pub classes: Store<BackfillClass>,
     pub clusters: Store<KafkaCluster>,
     pub jobs: Store<BackfillJob>,
+    pub floors: Store<TopicFloor>,
     memories: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Memory>>>>,
     /// Cluster id and topic of the progress topics that were seen to be fit.
     progress_topics: Mutex<BTreeSet<(String, String)>>,
@@ -61,10 +62,11 @@ impl Context {
         classes: Store<BackfillClass>,
         clusters: Store<KafkaCluster>,
         jobs: Store<BackfillJob>,
+        floors: Store<TopicFloor>,
     ) -> Self {
         let stores = Stores::new(credentials.clone());
         let (memories, progress_topics) = (Mutex::default(), Mutex::default());
-        Self { client, worker_image, credentials, stores, recorder, metrics, classes, clusters, jobs, memories, progress_topics }
+        Self { client, worker_image, credentials, stores, recorder, metrics, classes, clusters, jobs, floors, memories, progress_topics }
     }
 
     /// The memory of a job; those of jobs that are gone are dropped on the way.

@@ -122,6 +122,7 @@ async fn run(watches: Client, client: Client, settings: &Settings, metrics: Arc<
     let (classes, class_changes) = watched::<BackfillClass>(Api::all(watches.clone()));
     let (clusters, cluster_changes) = watched::<KafkaCluster>(Api::all(watches.clone()));
     let (jobs, job_changes) = watched::<BackfillJob>(Api::all(watches.clone()));
+    let (floors, floor_changes) = watched::<TopicFloor>(Api::all(watches.clone()));
     let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(settings.pod_name.clone()) };
     let ctx = Arc::new(Context::new(
         client.clone(),
@@ -132,6 +133,7 @@ async fn run(watches: Client, client: Client, settings: &Settings, metrics: Arc<
         classes.clone(),
         clusters.clone(),
         jobs.clone(),
+        floors.clone(),
     ));
     let config = || controller::Config::default().debounce(DEBOUNCE).concurrency(CONCURRENCY);
     let classes_run = Controller::for_stream(class_changes, classes.clone())
@@ -152,8 +154,8 @@ async fn run(watches: Client, client: Client, settings: &Settings, metrics: Arc<
         .for_each(|_| async {});
     let jobs_run = async {
         // A job must not be told that its class is missing because the cache is still empty.
-        let (a, b) = futures::join!(classes.wait_until_ready(), clusters.wait_until_ready());
-        if a.is_err() || b.is_err() {
+        let ready = futures::try_join!(classes.wait_until_ready(), clusters.wait_until_ready(), floors.wait_until_ready());
+        if ready.is_err() {
             return;
         }
         Controller::for_stream(job_changes, jobs.clone())
@@ -170,7 +172,7 @@ async fn run(watches: Client, client: Client, settings: &Settings, metrics: Arc<
             .for_each(|_| async {})
             .await;
     };
-    let retention_run = retention(&watches, &ctx);
+    let retention_run = retention(&watches, &ctx, floor_changes);
     let rotation = Rotation::new(ctx.client.clone(), &settings.namespace);
     let ready = async {
         let (a, b, c) = futures::join!(classes.wait_until_ready(), clusters.wait_until_ready(), jobs.wait_until_ready());
@@ -182,9 +184,8 @@ async fn run(watches: Client, client: Client, settings: &Settings, metrics: Arc<
 }
 
 /// A turn per KafkaCluster, again and again. It needs no debounce: nothing but a cluster's own change and the clock wakes it.
-async fn retention(watches: &Client, ctx: &Context) {
+async fn retention(watches: &Client, ctx: &Context, floor_changes: impl Stream<Item = Result<TopicFloor, watcher::Error>>) {
     let (policies, policy_changes) = watched::<TopicRetentionPolicy>(Api::all(watches.clone()));
-    let (floors, floor_changes) = watched::<TopicFloor>(Api::all(watches.clone()));
     let (clusters, cluster_changes) = watched::<KafkaCluster>(Api::all(watches.clone()));
     let retention = Arc::new(Retention {
         client: ctx.client.clone(),
@@ -193,12 +194,15 @@ async fn retention(watches: &Client, ctx: &Context) {
         metrics: Arc::clone(&ctx.metrics),
         clusters: ctx.clusters.clone(),
         policies: policies.clone(),
-        floors: floors.clone(),
+        floors: ctx.floors.clone(),
+        jobs: ctx.jobs.clone(),
         memories: Default::default(),
     });
     let turns = async {
         // What a cache lacks must not be taken for gone.
-        let ready = futures::try_join!(policies.wait_until_ready(), floors.wait_until_ready(), retention.clusters.wait_until_ready());
+        let Retention { clusters: known, floors, jobs, .. } = &*retention;
+        let ready =
+            futures::try_join!(policies.wait_until_ready(), known.wait_until_ready(), floors.wait_until_ready(), jobs.wait_until_ready());
         if ready.is_err() {
             return;
         }

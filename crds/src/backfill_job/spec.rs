@@ -11,9 +11,12 @@ use crate::{duration::KubeDuration, refs::ObjectRef};
 /// What decides a run's result may change with a new `runGeneration` only. A lowered one is let in, since it is what
 /// reverting a commit does; it changes nothing and status says so.
 const FIXED_BY_GENERATION: &str = "self.spec.runGeneration != oldSelf.spec.runGeneration || !has(oldSelf.status) || !has(oldSelf.status.run) || \
-(self.spec.window == oldSelf.spec.window && self.spec.sources == oldSelf.spec.sources && self.spec.reconstruct == oldSelf.spec.reconstruct && \
+(self.spec.window == oldSelf.spec.window && \
+has(self.spec.sources) == has(oldSelf.spec.sources) && (!has(self.spec.sources) || self.spec.sources == oldSelf.spec.sources) && self.spec.reconstruct == oldSelf.spec.reconstruct && \
 self.spec.sinks == oldSelf.spec.sinks && has(self.spec.className) == has(oldSelf.spec.className) && \
-(!has(self.spec.className) || self.spec.className == oldSelf.spec.className) && self.spec.serviceAccountName == oldSelf.spec.serviceAccountName && \
+(!has(self.spec.className) || self.spec.className == oldSelf.spec.className) && \
+has(self.spec.serviceAccountName) == has(oldSelf.spec.serviceAccountName) && \
+(!has(self.spec.serviceAccountName) || self.spec.serviceAccountName == oldSelf.spec.serviceAccountName) && \
 has(self.spec.credentialsSecretRef) == has(oldSelf.spec.credentialsSecretRef) && \
 (!has(self.spec.credentialsSecretRef) || self.spec.credentialsSecretRef == oldSelf.spec.credentialsSecretRef))";
 
@@ -43,8 +46,12 @@ has(self.spec.credentialsSecretRef) == has(oldSelf.spec.credentialsSecretRef) &&
 #[x_kube(
     validation = Rule::new("self.sinks.all(s, !has(s.kafka) || s.kafka.ordering != 'PerKey' || !has(self.window.order) || self.window.order == 'OldestFirst')")
         .message("sinks[].kafka.ordering: PerKey needs window.order: OldestFirst; set the order, or ordering: None"),
-    validation = Rule::new("self.sources.all(a, self.sources.exists_one(b, b.name == a.name))")
+    validation = Rule::new("!has(self.sources) || self.sources.all(a, self.sources.exists_one(b, b.name == a.name))")
         .message("sources[].name: two sources have the same name; names must differ"),
+    validation = Rule::new("(has(self.suspend) && self.suspend) || (has(self.sources) && size(self.sources) > 0)")
+        .message("sources: there is none; name what the events can be rebuilt from, or leave the job suspended until then"),
+    validation = Rule::new("(has(self.suspend) && self.suspend) || has(self.serviceAccountName)")
+        .message("serviceAccountName: there is none; name the ServiceAccount that workers run as, or leave the job suspended until then"),
 )]
 pub struct BackfillJobSpec {
     /// Why: for the audit log, and for whoever finds this job later.
@@ -54,7 +61,9 @@ pub struct BackfillJobSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub class_name: Option<String>,
-    /// The ServiceAccount that workers run as. It must carry the annotation `weir.dev/allow-backfills: "true"`.
+    /// The ServiceAccount that workers run as. It must carry the annotation `weir.dev/allow-backfills: "true"`. Absent in
+    /// drafts only, which are suspended.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"))]
     pub service_account_name: String,
     /// A Secret of this namespace, mounted as files: `aws-access-key-id`, `aws-secret-access-key`, `kafka-username`,
@@ -71,7 +80,9 @@ pub struct BackfillJobSpec {
     #[serde(default)]
     pub cancel: bool,
     pub window: Window,
-    #[schemars(length(min = 1, max = 8))]
+    /// Empty in drafts only, which are suspended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
     pub sources: Vec<Source>,
     pub reconstruct: Reconstruct,
     #[schemars(length(min = 1, max = 1))]

@@ -53,7 +53,7 @@ fn the_floor_is_the_greatest_of_what_is_asked_for() {
     hold(&mut world, 250);
     let said = world.look();
     assert_eq!(floor(&said), 274);
-    assert!(matches!(said.floor.unwrap().decided_by(), Some(Reason::Hold { job }) if job == "growth/gap"));
+    assert!(matches!(said.floor.unwrap().decided_by(), Some(Reason::Hold { job, .. }) if job == "growth/gap"));
 }
 
 #[test]

@@ -11,4 +11,5 @@ mod properties;
 mod shown;
 mod situations;
 mod spec;
+mod verdicts;
 mod world;

@@ -7,13 +7,14 @@ use crate::{
     Assessment, HOUR_MS, MINUTE_MS, Policy,
     conditions::conditions,
     judge::GUARDED,
-    policy::{Consumer, Mode},
+    policy::{Consumer, Mode, Owners},
     standing,
     status::Shown,
 };
 
 fn say(said: &[(&str, &Assessment)], kind: ConditionType) -> (Option<bool>, String, String) {
-    let Wanted { status, reason, message, .. } = conditions(said).into_iter().find(|c| c.kind == kind).unwrap();
+    let owner = Owners { team: "growth".into(), ..Owners::default() };
+    let Wanted { status, reason, message, .. } = conditions(said, &owner).into_iter().find(|c| c.kind == kind).unwrap();
     (status, reason, message)
 }
 
@@ -111,8 +112,7 @@ fn conditions_say_what_is_wrong_with_which_topic() {
     assert_eq!(say(&[("a", &well)], ConditionType::LagObserved).0, Some(true));
     let (status, reason, message) = say(&[("a", &well), ("b", &low), ("c", &low), ("d", &unknown)], ConditionType::FloorSatisfied);
     assert_eq!((status, reason.as_str()), (Some(false), "BelowFloor"));
-    let expected =
-        "topic b: its retention of 3600000 (1h) (lowered from 604800000 (168h)) is below the floor of 604800000 (168h); and 1 more topics";
+    let expected = "topic b: its retention of 3600000 (1h) (lowered from 604800000 (168h)) is below the floor of 604800000 (168h); owner growth; and 1 more topics";
     assert_eq!(message, expected);
     assert_eq!(say(&[("a", &well), ("d", &unknown)], ConditionType::FloorSatisfied).0, None, "nobody knows");
     let (status, _, message) = say(&[("d", &unknown)], ConditionType::LagObserved);

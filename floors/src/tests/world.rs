@@ -61,6 +61,7 @@ impl World {
             seen: Observed {
                 topic_id: "first".into(),
                 config: Some(BTreeMap::new()),
+                config_is_fresh: true,
                 offsets_at_ms: BEGIN_MS,
                 partitions: BTreeMap::from([(0, Some(Log { start: 0, end: 0, bytes: None }))]),
                 groups: Some(BTreeMap::from([(GROUP.to_owned(), group)])),

@@ -1,5 +1,6 @@
 //! The conditions of a BackfillJob. Pure.
 
+use jiff::Timestamp;
 use weir_crds::{
     backfill_job::{ApprovalMode, BackfillJobStatus, Phase},
     conditions::{ConditionType, Wanted},
@@ -8,6 +9,7 @@ use weir_crds::{
 
 use super::{
     decision::Decision,
+    holds,
     observed::{LedgerView, Observed},
     wait::{Wait, Waiting},
     work::Work,
@@ -25,6 +27,7 @@ pub fn wanted(
     waits: &[Waiting],
     work: Option<&Work<'_>>,
     old: Option<&BackfillJobStatus>,
+    now: Timestamp,
 ) -> Vec<Wanted> {
     let view = seen.ledger().filter(|_| waits.iter().all(|w| w.wait != Wait::SpecDiffersFromRun));
     let mut conditions = vec![planned(view), approved(seen, view, decision)];
@@ -33,6 +36,7 @@ pub fn wanted(
     conditions.extend(steps(work));
     conditions.push(suspended(seen, decision, waits));
     conditions.extend(ends(decision, old));
+    conditions.push(holds::condition(seen, decision.phase, now));
     conditions.push(reconciling(decision));
     conditions.push(stalled(waits));
     conditions
@@ -111,7 +115,9 @@ fn side(wait: Wait) -> Side {
             | FailureCode::Interrupted
             | FailureCode::Internal => Side::Other,
         },
-        Wait::ClassMissing
+        Wait::Incomplete
+        | Wait::RetentionNotHeld
+        | Wait::ClassMissing
         | Wait::NoDefaultClass
         | Wait::SeveralDefaultClasses
         | Wait::ClassNotReady

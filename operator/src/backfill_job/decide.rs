@@ -26,11 +26,12 @@ use super::{
     authority::{self, Authority, Class},
     claims,
     decision::{AT_ONCE, Action, BUSY_INTERVAL, Decision, IDLE_INTERVAL, WAITING_INTERVAL},
+    holds,
     job_template::{self, ANNOTATION_TEMPLATE},
     observed::{Ledger, LedgerView, Observed, PlanFile, RunFile, Worker, WorkerState},
-    phase::{Hold, Stage},
+    phase::{Hold, Stage, is_over},
     schedule::{self, Attempts, Candidate, Order, Turn},
-    wait::Wait,
+    wait::{Wait, Waiting},
     work::{Standing, Work, items, sentence},
 };
 
@@ -41,10 +42,20 @@ type Step<T> = ControlFlow<Decision, T>;
 use ControlFlow::{Break, Continue};
 
 pub fn decide(seen: &Observed, now: Timestamp) -> Decision {
-    match steps(seen, now) {
+    let decision = match steps(seen, now) {
         Break(decision) => decision,
         Continue(never) => match never {},
-    }
+    };
+    // Whatever else holds it: this is what its reader is to do first.
+    let lacking = incomplete(seen).filter(|_| !is_over(decision.phase) && decision.waits.iter().all(|w| w.wait != Wait::Incomplete));
+    Decision { waits: lacking.into_iter().chain(decision.waits).collect(), ..decision }
+}
+
+/// What a draft lacks to be run.
+fn incomplete(seen: &Observed) -> Option<Waiting> {
+    let missing = validate::missing(&seen.job.spec);
+    let message = missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(". ");
+    (!missing.is_empty()).then(|| Waiting::new(Wait::Incomplete, message))
 }
 
 fn steps(seen: &Observed, now: Timestamp) -> Step<Infallible> {
@@ -56,8 +67,12 @@ fn steps(seen: &Observed, now: Timestamp) -> Step<Infallible> {
         return Break(stopped(seen, view, stop, now));
     }
     earlier_workers(seen, view)?;
+    if let Some(lacking) = incomplete(seen) {
+        return Break(Decision::new(stage(seen, view), Hold::Nothing).waits(vec![lacking]));
+    }
     let authority = authority(seen, view)?;
     let run = begun(seen, view, &authority, now)?;
+    held(seen, view, now)?;
     let file = planned(seen, view, &authority, now)?;
     approved(seen, view, file)?;
     progress_topics(seen, view, run)?;
@@ -258,6 +273,9 @@ fn begun<'a>(seen: &Observed, view: &'a LedgerView, authority: &Authority<'_>, n
         let message = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join(". ");
         return Break(Decision::new(Stage::Unbegun, Hold::Refused).fail(reason, message).again(IDLE_INTERVAL));
     }
+    if let Some(message) = holds::beyond_maximum(seen, now) {
+        return Break(Decision::new(Stage::Unbegun, Hold::Refused).fail("HoldBeyondMaximum", message).again(IDLE_INTERVAL));
+    }
     let complete_at = validate::complete_at(spec);
     if complete_at > now {
         let message = format!(
@@ -269,6 +287,13 @@ fn begun<'a>(seen: &Observed, view: &'a LedgerView, authority: &Authority<'_>, n
     let bytes = RunSpec::resolve(view.run_id.clone(), spec, class.name, &class.class.spec).to_bytes();
     let put = Action::PutRun { key: view.keys.run(), bytes: bytes.into() };
     Break(Decision::new(Stage::Unbegun, Hold::Nothing).act(vec![put]).again(AT_ONCE))
+}
+
+/// The targets keep what will be published, as far as policies see to it, before planning asks whether they do.
+fn held(seen: &Observed, view: &LedgerView, now: Timestamp) -> Step<()> {
+    let awaited = holds::awaited(seen, now).filter(|_| view.plan.is_none());
+    let decision = |message| Decision::new(stage(seen, view), Hold::Nothing).wait(Wait::RetentionNotHeld, message).again(BUSY_INTERVAL);
+    awaited.map_or(Continue(()), |message| Break(decision(message)))
 }
 
 /// The fields of a run file that differ, by name.

@@ -26,6 +26,7 @@ mod conditions;
 mod decide;
 mod decision;
 mod events;
+mod holds;
 pub mod job_template;
 pub mod ledger_view;
 mod observe;

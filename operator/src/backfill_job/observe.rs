@@ -17,7 +17,7 @@ use k8s_openapi::api::{
 };
 use kube::{Api, ResourceExt as _, api::ListParams};
 use weir_crds::{
-    ALLOW_BACKFILLS_ANNOTATION, BackfillJob, KafkaCluster,
+    ALLOW_BACKFILLS_ANNOTATION, BackfillJob, KafkaCluster, TopicFloor,
     contract::{names::progress_topic, result::error_chain},
 };
 use weir_ledger::Cause;
@@ -67,6 +67,7 @@ pub async fn observe(ctx: &Context, job: Arc<BackfillJob>, cache: &mut RunCache,
     let mut seen = Observed {
         classes: ctx.classes.state().into_iter().map(|c| (c.name_any(), c)).collect(),
         clusters: ctx.clusters.state().into_iter().map(|c| (c.name_any(), c)).collect(),
+        floors: floors(ctx, &job),
         account: account(ctx, &namespace, &job.spec.service_account_name).await?,
         workers: found,
         pods_left: pods.iter().filter(|p| workers::is_left(p)).count(),
@@ -158,7 +159,17 @@ fn pod_attempts(pods: &[Pod], generation: u32) -> BTreeMap<String, u32> {
     attempts
 }
 
+/// Of the topics that it publishes to.
+fn floors(ctx: &Context, job: &BackfillJob) -> Vec<Arc<TopicFloor>> {
+    let sinks: Vec<_> = job.spec.sinks.iter().filter_map(|s| s.kafka.as_ref()).collect();
+    let is_of = |f: &TopicFloor| sinks.iter().any(|k| k.topic == f.spec.topic && k.cluster_ref.name == f.spec.cluster_ref.name);
+    ctx.floors.state().into_iter().filter(|f| is_of(f)).collect()
+}
+
 async fn account(ctx: &Context, namespace: &str, name: &str) -> Result<Account, ObserveError> {
+    if name.is_empty() {
+        return Ok(Account::Missing);
+    }
     let api: Api<ServiceAccount> = Api::namespaced(ctx.client.clone(), namespace);
     let found = api.get_opt(name).await.map_err(|source| ObserveError::Get { kind: "ServiceAccount", name: name.into(), source })?;
     Ok(match found {

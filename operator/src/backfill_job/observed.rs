@@ -7,7 +7,7 @@ use std::{
 
 use jiff::Timestamp;
 use weir_crds::{
-    BackfillClass, BackfillJob, KafkaCluster,
+    BackfillClass, BackfillJob, KafkaCluster, TopicFloor,
     contract::{
         digest::Sha256Digest,
         keys::RunKeys,
@@ -27,6 +27,8 @@ pub struct Observed {
     pub job: Arc<BackfillJob>,
     pub classes: BTreeMap<String, Arc<BackfillClass>>,
     pub clusters: BTreeMap<String, Arc<KafkaCluster>>,
+    /// Of the topics that it publishes to.
+    pub floors: Vec<Arc<TopicFloor>>,
     pub account: Account,
     /// Read before the ledger, so that a Job that has ended finds its manifests here.
     pub workers: Vec<Worker>,

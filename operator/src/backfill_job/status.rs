@@ -48,8 +48,8 @@ pub fn status(seen: &Observed, decision: &Decision, waits: &[Waiting], pace: &Pa
     let merged = old.map_or(&[][..], |s| &s.conditions);
     let wanted = match kept {
         // Conditions about the steps stand as the numbers do.
-        Some(_) => wanted(seen, decision, waits, None, old).into_iter().filter(|w| !is_about_steps(w.kind)).collect(),
-        None => wanted(seen, decision, waits, work.as_ref(), old),
+        Some(_) => wanted(seen, decision, waits, None, old, now).into_iter().filter(|w| !is_about_steps(w.kind)).collect(),
+        None => wanted(seen, decision, waits, work.as_ref(), old, now),
     };
     let stand =
         kept.map_or(vec![], |s| s.conditions.iter().filter(|c| wanted.iter().all(|w| w.kind.as_str() != c.type_)).cloned().collect());
@@ -66,9 +66,16 @@ fn is_about_steps(kind: conditions::ConditionType) -> bool {
     use conditions::ConditionType as T;
     match kind {
         T::Planned | T::Approved | T::SourcesAvailable | T::TargetsReady | T::SlicesStaged | T::Published | T::Verified => true,
-        T::Ready | T::Suspended | T::Complete | T::Failed | T::Reconciling | T::Stalled => false,
+        T::Ready | T::Suspended | T::Complete | T::Failed | T::Reconciling | T::Stalled | T::RetentionHeld => false,
         // Of topics; a job has none of them.
-        T::LagObserved | T::FloorSatisfied | T::LagWithinSlo | T::OffsetsRetained | T::FloorCapped | T::DataLossDetected => false,
+        T::LagObserved
+        | T::FloorSatisfied
+        | T::LagWithinSlo
+        | T::OffsetsRetained
+        | T::FloorCapped
+        | T::DataLossDetected
+        | T::HoldActive
+        | T::EnforcementConflict => false,
     }
 }
 

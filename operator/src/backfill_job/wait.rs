@@ -5,6 +5,10 @@ use weir_crds::contract::result::{Disposition, FailureCode};
 /// Why nothing, or not everything, goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
+    /// A draft that nobody has completed.
+    Incomplete,
+    /// The target's retention is about to be raised.
+    RetentionNotHeld,
     /// `spec.className` names no class.
     ClassMissing,
     NoDefaultClass,
@@ -52,6 +56,8 @@ pub enum Wait {
 impl Wait {
     pub fn reason(self) -> String {
         match self {
+            Self::Incomplete => "Incomplete",
+            Self::RetentionNotHeld => "RetentionNotHeld",
             Self::ClassMissing => "ClassMissing",
             Self::NoDefaultClass => "NoDefaultClass",
             Self::SeveralDefaultClasses => "SeveralDefaultClasses",
@@ -85,7 +91,8 @@ impl Wait {
     /// Whether it needs somebody: only these make `Stalled` true. The others pass by themselves, or are asked for.
     pub const fn stalls(self) -> bool {
         match self {
-            Self::ClassMissing
+            Self::Incomplete
+            | Self::ClassMissing
             | Self::NoDefaultClass
             | Self::SeveralDefaultClasses
             | Self::ClassNotReady
@@ -108,6 +115,7 @@ impl Wait {
                 Disposition::Wait | Disposition::Yielded | Disposition::UsesAttempt | Disposition::Final => false,
             },
             Self::StoreUnavailable
+            | Self::RetentionNotHeld
             | Self::ProgressTopicUnavailable
             | Self::SourceIncomplete
             | Self::Approval

@@ -8,7 +8,7 @@ use weir_floors::{
     wanted::{Cause, Change},
 };
 
-use super::memory::Told;
+use super::told::Told;
 use crate::text::cut;
 
 /// The API's limit is 1 kB.
@@ -92,6 +92,6 @@ fn whose(it: &Assessment, policies: &[&Policy]) -> String {
     format!("{}{}{}", it.why(), list("owner", it.owners(policies)), list("read by", it.consumers(policies)))
 }
 
-fn event(type_: EventType, reason: &str, action: &str, note: &str) -> Event {
+pub fn event(type_: EventType, reason: &str, action: &str, note: &str) -> Event {
     Event { type_, reason: reason.to_owned(), note: Some(cut(note, NOTE_BYTES_MAX)), action: action.to_owned(), secondary: None }
 }

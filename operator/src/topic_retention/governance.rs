@@ -90,6 +90,11 @@ impl Governance {
         Ok(Self { made_ms: now_ms, made_of: made_of(cluster, objects), policies, topics, unknown })
     }
 
+    /// How many policies and clusters are new, or of another generation.
+    pub fn changes(&self, made_of: &BTreeMap<String, i64>) -> usize {
+        made_of.iter().filter(|(uid, generation)| self.made_of.get(*uid) != Some(generation)).count()
+    }
+
     pub fn is_of(&self, made_of: &BTreeMap<String, i64>) -> bool {
         self.made_of == *made_of
     }

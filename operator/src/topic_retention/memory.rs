@@ -4,11 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::task::JoinSet;
-use weir_crds::{TopicFloor, topic_floor::RaisedKey, topic_retention_policy::TopicRetentionPolicyStatus};
-use weir_floors::{History, config::TopicConfig, findings::Gap, history::LOOK_BACK_DEFAULT_MS, status::Shown, wanted::Raised};
+use weir_crds::{TopicFloor, topic_retention_policy::TopicRetentionPolicyStatus};
+use weir_floors::{History, config::TopicConfig, history::LOOK_BACK_DEFAULT_MS, status::Shown};
 use weir_kafka::AdminError;
 
-use super::{governance::Governance, observe::Lags};
+use super::{
+    governance::Governance,
+    observe::Lags,
+    owned::{Fight, Owners},
+    told::Told,
+};
 
 /// A configuration that cannot be read stays what it was for so long: a broker that restarts is no reason to say that
 /// nothing is known.
@@ -24,6 +29,8 @@ pub struct Memory {
     pub looked: bool,
     /// The look that is under way.
     pub looking: JoinSet<Result<Lags, AdminError>>,
+    /// Other operators' resources that are the cluster's topics.
+    pub owners: Owners,
     /// What was last written of each policy, and when, by uid.
     pub policies: BTreeMap<String, (i64, TopicRetentionPolicyStatus)>,
 }
@@ -38,17 +45,12 @@ pub struct TopicMemory {
     /// What was last written to it, and when.
     pub shown: Option<(i64, Shown)>,
     pub told: Told,
+    /// Against the operator of another resource.
+    pub fight: Fight,
+    /// A draft that could not be made is not tried again before.
+    pub draft_after_ms: i64,
     /// Since when there is no such topic.
     absent_since_ms: Option<i64>,
-}
-
-/// What events have told, so that they tell it once.
-#[derive(Default)]
-pub struct Told {
-    pub below_floor: bool,
-    pub gaps: Vec<Gap>,
-    /// Why the retention could not be raised.
-    pub failure: Option<String>,
 }
 
 impl TopicMemory {
@@ -56,11 +58,20 @@ impl TopicMemory {
     pub fn begin(topic_id: &str, floor: Option<&TopicFloor>) -> Self {
         let mut history = History::new(topic_id);
         if let Some(status) = floor.and_then(|f| f.status.as_ref()) {
-            let raised = |(key, r): (&String, &RaisedKey)| (key.clone(), Raised { before: r.before.clone(), set: r.set.clone() });
-            history.resume(status.raised.iter().map(raised).collect());
+            history.resume(status);
         }
-        let (config, reads, shown, told, absent_since_ms) = (None, Vec::new(), None, Told::default(), None);
-        Self { history, config, reads, exists: floor.is_some(), shown, told, absent_since_ms }
+        let told = Told::resume(&history);
+        Self {
+            history,
+            config: None,
+            reads: Vec::new(),
+            exists: floor.is_some(),
+            shown: None,
+            told,
+            fight: Fight::default(),
+            draft_after_ms: 0,
+            absent_since_ms: None,
+        }
     }
 
     /// The configuration to go by; `None`: it has not been known for too long.

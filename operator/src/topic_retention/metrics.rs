@@ -1,4 +1,4 @@
-//! Metrics of topics, summed up over all clusters: no topic is a label.
+//! Metrics of topics, summed up over all clusters; a topic is a label only while something is wrong with it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,19 +15,26 @@ use prometheus_client::{
     registry::Registry,
 };
 use weir_crds::{KafkaCluster, topic_retention_policy::TopicCounts};
-use weir_floors::{Assessment, findings::Finding, status::summary, wanted::Cause};
+use weir_floors::{Assessment, findings::Finding, status::summary, verdict::Outcome, wanted::Cause};
 
-use crate::metrics::Outcome;
+use super::series::AllSeries;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ChangeLabels {
     cause: &'static str,
-    outcome: Outcome,
+    outcome: crate::metrics::Outcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct VerdictLabel {
+    verdict: &'static str,
 }
 
 #[derive(Default)]
 pub struct TopicMetrics {
     changes: Family<ChangeLabels, Counter>,
+    verdicts: Family<VerdictLabel, Counter>,
+    policy_changes: Counter,
     clusters: Arc<Clusters>,
 }
 
@@ -35,35 +42,67 @@ pub struct TopicMetrics {
 #[derive(Debug, Default)]
 struct Clusters(Mutex<BTreeMap<String, ClusterFacts>>);
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct ClusterFacts {
+    name: String,
     counts: TopicCounts,
     missed_records: i64,
+    findings: AllSeries,
     looked_at: Instant,
+    /// When a turn began, whether or not the cluster answered.
+    turned_at: Instant,
 }
 
 impl TopicMetrics {
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         registry.register("retention_changes", "Changes of retention that weir tried, by cause and outcome", metrics.changes.clone());
+        for (cause, outcome) in CAUSES.iter().flat_map(|cause| OUTCOMES.map(|outcome| (cause, outcome))) {
+            // From the first scrape on, so that the first change is an increase.
+            let _ = metrics.changes.get_or_create(&ChangeLabels { cause: name(*cause), outcome });
+        }
+        registry.register("repair_verdicts", "Repairs, by whether records were deleted before", metrics.verdicts.clone());
+        for outcome in Outcome::ALL {
+            let _ = metrics.verdicts.get_or_create(&VerdictLabel { verdict: outcome.as_str() });
+        }
+        let help = "Changes of policies and clusters that were seen to take effect: each must have passed the webhook";
+        registry.register("policy_changes", help, metrics.policy_changes.clone());
         registry.register_collector(Box::new(Arc::clone(&metrics.clusters)));
         metrics
     }
 
-    pub fn changed(&self, cause: Cause, outcome: Outcome) {
-        let cause = match cause {
-            Cause::Raise => "Raise",
-            Cause::Restore => "Restore",
-            Cause::Extend => "Extend",
-            Cause::StepDown => "StepDown",
-        };
-        self.changes.get_or_create(&ChangeLabels { cause, outcome }).inc();
+    pub fn judged(&self, outcome: Outcome) {
+        self.verdicts.get_or_create(&VerdictLabel { verdict: outcome.as_str() }).inc();
     }
 
-    /// From now on it is to be looked at: a cluster that never answers grows old as well.
+    pub fn policies_changed(&self, changes: usize) {
+        self.policy_changes.inc_by(changes as u64);
+    }
+
+    pub fn changed(&self, cause: Cause, outcome: crate::metrics::Outcome) {
+        self.changes.get_or_create(&ChangeLabels { cause: name(cause), outcome }).inc();
+    }
+
+    /// A turn begins. From now on the cluster is to be looked at: one that never answers grows old as well.
     pub fn expect(&self, cluster: &KafkaCluster) {
-        let facts = || ClusterFacts { counts: TopicCounts::default(), missed_records: 0, looked_at: Instant::now() };
-        self.clusters.lock().entry(cluster.uid().unwrap_or_default()).or_insert_with(facts);
+        let now = Instant::now();
+        let facts = || ClusterFacts {
+            name: cluster.name_any(),
+            counts: TopicCounts::default(),
+            missed_records: 0,
+            findings: AllSeries::default(),
+            looked_at: now,
+            turned_at: now,
+        };
+        self.clusters.lock().entry(cluster.uid().unwrap_or_default()).or_insert_with(facts).turned_at = now;
+    }
+
+    /// What is wrong with its topics.
+    pub fn note_findings(&self, cluster: &KafkaCluster, findings: AllSeries) {
+        self.expect(cluster);
+        if let Some(facts) = self.clusters.lock().get_mut(&cluster.uid().unwrap_or_default()) {
+            facts.findings = findings;
+        }
     }
 
     /// Of a turn; `is_seen`: whether the cluster answered.
@@ -72,8 +111,10 @@ impl TopicMetrics {
         let missed_records = topics.flat_map(|(_, it)| &it.findings).map(missed).sum();
         self.expect(cluster);
         if let Some(facts) = self.clusters.lock().get_mut(&cluster.uid().unwrap_or_default()) {
-            let looked_at = if is_seen { Instant::now() } else { facts.looked_at };
-            *facts = ClusterFacts { counts, missed_records, looked_at };
+            (facts.counts, facts.missed_records) = (counts, missed_records);
+            if is_seen {
+                facts.looked_at = Instant::now();
+            }
         }
     }
 
@@ -92,6 +133,18 @@ impl TopicMetrics {
     }
 }
 
+const CAUSES: [Cause; 4] = [Cause::Raise, Cause::Restore, Cause::Extend, Cause::StepDown];
+const OUTCOMES: [crate::metrics::Outcome; 2] = [crate::metrics::Outcome::Success, crate::metrics::Outcome::Error];
+
+const fn name(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Raise => "Raise",
+        Cause::Restore => "Restore",
+        Cause::Extend => "Extend",
+        Cause::StepDown => "StepDown",
+    }
+}
+
 fn missed(finding: &Finding) -> i64 {
     if let Finding::Missed(gap) = finding { gap.records_max() } else { 0 }
 }
@@ -104,7 +157,7 @@ impl Clusters {
 
 impl Collector for Clusters {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let clusters: Vec<ClusterFacts> = self.lock().values().copied().collect();
+        let clusters: Vec<ClusterFacts> = self.lock().values().cloned().collect();
         let sum = |of: fn(&TopicCounts) -> u32| clusters.iter().map(|c| i64::from(of(&c.counts))).sum::<i64>();
         let mut by_state = encoder.encode_descriptor("topics", "Topics that policies are about, by state", None, MetricType::Gauge)?;
         let states = [
@@ -120,9 +173,32 @@ impl Collector for Clusters {
         let help = "Records that groups missed within the look-back, at most";
         let missed = encoder.encode_descriptor("topics_missed_records", help, None, MetricType::Gauge)?;
         ConstGauge::new(clusters.iter().map(|c| c.missed_records).sum::<i64>()).encode(missed)?;
-        let oldest = clusters.iter().map(|c| c.looked_at.elapsed().as_secs_f64()).fold(0.0, f64::max);
-        let help = "Since the topics were last looked at, of the cluster that waits longest; 0 without clusters";
-        let age = encoder.encode_descriptor("topics_look_age_seconds", help, None, MetricType::Gauge)?;
-        ConstGauge::new(oldest).encode(age)
+        let help = "Since the topics of a cluster were last looked at";
+        let mut looked = encoder.encode_descriptor("topics_look_age_seconds", help, None, MetricType::Gauge)?;
+        for c in &clusters {
+            ConstGauge::new(c.looked_at.elapsed().as_secs_f64()).encode(looked.encode_family(&[("cluster", &c.name)])?)?;
+        }
+        let help = "Since a cluster's last turn began, whether or not the cluster answered";
+        let mut turned = encoder.encode_descriptor("turn_age_seconds", help, None, MetricType::Gauge)?;
+        for c in &clusters {
+            ConstGauge::new(c.turned_at.elapsed().as_secs_f64()).encode(turned.encode_family(&[("cluster", &c.name)])?)?;
+        }
+        let help = "What is wrong with a topic or a group now; the value is what the finding is measured in";
+        let mut findings = encoder.encode_descriptor("finding", help, None, MetricType::Gauge)?;
+        for s in clusters.iter().flat_map(|c| &c.findings.shown) {
+            let labels = [
+                ("cluster", s.cluster.as_str()),
+                ("topic", &s.topic),
+                ("group", &s.group),
+                ("finding", s.finding),
+                ("severity", s.severity),
+                ("owner", &s.owner),
+                ("detail", &s.detail),
+            ];
+            ConstGauge::new(s.value).encode(findings.encode_family(&labels)?)?;
+        }
+        let help = "Findings beyond what is shown as series";
+        let left_out = encoder.encode_descriptor("findings_left_out", help, None, MetricType::Gauge)?;
+        ConstGauge::new(clusters.iter().map(|c| c.findings.left_out as i64).sum::<i64>()).encode(left_out)
     }
 }

@@ -19,20 +19,25 @@ use kube::{
         reflector::{ObjectRef, Store},
     },
 };
-use weir_crds::{KafkaCluster, TopicFloor, TopicRetentionPolicy};
+use weir_crds::{BackfillJob, KafkaCluster, TopicFloor, TopicRetentionPolicy};
 
 mod apply;
+mod drafts;
 mod events;
 mod governance;
+pub mod holds;
 mod kafka;
 mod memory;
 pub mod metrics;
 mod observe;
+mod owned;
 mod plan;
+mod series;
 mod show;
 mod status;
 #[cfg(test)]
 mod tests;
+mod told;
 mod turn;
 mod write;
 
@@ -67,6 +72,7 @@ pub struct Retention {
     pub clusters: Store<KafkaCluster>,
     pub policies: Store<TopicRetentionPolicy>,
     pub floors: Store<TopicFloor>,
+    pub jobs: Store<BackfillJob>,
     /// By the cluster's uid.
     pub memories: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Known>>>>,
 }
@@ -84,6 +90,8 @@ pub struct Scene {
     /// Those that name the cluster, by name.
     pub policies: Vec<Arc<TopicRetentionPolicy>>,
     pub floors: Vec<Arc<TopicFloor>>,
+    /// All BackfillJobs, whichever clusters they are about.
+    pub jobs: Vec<Arc<BackfillJob>>,
 }
 
 pub async fn reconcile(cluster: Arc<KafkaCluster>, ctx: Arc<Retention>) -> Result<Action, Error> {
@@ -144,6 +152,6 @@ impl Retention {
         let mut policies: Vec<_> = self.policies.state().into_iter().filter(|p| p.spec.cluster_ref.name == name).collect();
         policies.sort_by_key(|p| governance::name(p));
         let floors = self.floors.state().into_iter().filter(|f| f.spec.cluster_ref.name == name).collect();
-        Scene { cluster, policies, floors }
+        Scene { cluster, policies, floors, jobs: self.jobs.state() }
     }
 }

@@ -180,11 +180,12 @@ const fn state(state: admin::GroupState) -> GroupState {
 }
 
 /// One topic as it was observed. `lags`: the last look, which may be older than the configuration.
-pub fn observed(name: &str, topic: &Topic, config: Option<TopicConfig>, lags: &Lags) -> Observed {
+pub fn observed(name: &str, topic: &Topic, config: Option<TopicConfig>, config_is_fresh: bool, lags: &Lags) -> Observed {
     let known = lags.partitions.get(name);
     Observed {
         topic_id: topic.description.id.clone(),
         config,
+        config_is_fresh,
         offsets_at_ms: if known.is_some() { lags.asked_ms } else { 0 },
         partitions: known.cloned().unwrap_or_default(),
         groups: lags.groups.as_ref().and_then(|groups| groups.get(name)).cloned(),

@@ -4,14 +4,15 @@ use weir_floors::{
     Assessment, Policy,
     assess::Governance,
     observed::Observed,
+    policy::Hold,
     wanted::{Cause, Change, Wanted},
 };
 
 use super::memory::TopicMemory;
 
-pub fn assess(memory: &mut TopicMemory, seen: &Observed, policies: &[Policy], now_ms: i64) -> Assessment {
+pub fn assess(memory: &mut TopicMemory, seen: &Observed, policies: &[Policy], holds: &[Hold], now_ms: i64) -> Assessment {
     let policies: Vec<&Policy> = policies.iter().collect();
-    let governance = Governance { policies: &policies, holds: &[], exceptions: &[] };
+    let governance = Governance { policies: &policies, holds, exceptions: &[] };
     memory.history.assess(seen, &governance, now_ms)
 }
 

@@ -9,9 +9,10 @@ use weir_crds::{TopicRetentionPolicy, topic_retention_policy::TopicRetentionPoli
 use weir_floors::{Assessment, Policy, status::Shown};
 
 use super::{
-    Retention, Scene, events, governance,
+    Retention, Scene, drafts, events, governance,
     memory::{Memory, TopicMemory},
     status::{self, Due, Stall},
+    told,
     turn::Turned,
     write::{self, WriteError},
 };
@@ -19,6 +20,8 @@ use super::{
 /// `TopicFloor`s written in one turn; the rest follows in the next ones, so that a thousand new topics do not hold up a
 /// repair.
 const FLOORS_PER_TURN_MAX: usize = 200;
+/// Events of one turn after which findings are left to the next.
+const FINDINGS_PER_TURN_MAX: usize = 50;
 /// Writes at a time.
 const WRITES: usize = 8;
 
@@ -30,7 +33,8 @@ pub async fn show(
     turned: &BTreeMap<String, Turned>,
     now: Timestamp,
 ) -> Result<(), WriteError> {
-    tell(ctx, memory, turned).await;
+    tell(ctx, memory, turned, now.as_millisecond()).await;
+    drafts::make(ctx, scene, memory, turned, now).await;
     // Before the first look at the lags everything is unknown, which is no news.
     if !memory.looked {
         return Ok(());
@@ -42,11 +46,20 @@ pub async fn show(
 }
 
 /// Events: a courtesy, status says the same.
-async fn tell(ctx: &Retention, memory: &mut Memory, turned: &BTreeMap<String, Turned>) {
+async fn tell(ctx: &Retention, memory: &mut Memory, turned: &BTreeMap<String, Turned>, now_ms: i64) {
     let Memory { governance: Some(governance), topics, .. } = memory else { return };
+    let mut published = 0;
     for (name, turned) in turned {
         let (Some(topic), Some(remembered)) = (governance.topics.get(name), topics.get_mut(name)) else { continue };
-        let all = events::of_topic(name, &turned.assessment, &topic.policies, turned.tried.as_ref(), &mut remembered.told);
+        let mut all = events::of_topic(name, &turned.assessment, &topic.policies, turned.tried.as_ref(), &mut remembered.told);
+        if published < FINDINGS_PER_TURN_MAX {
+            all.extend(told::of_findings(name, &turned.assessment, &topic.policies, &mut remembered.told, now_ms));
+        }
+        published += all.len();
+        if let Some((outcome, event)) = told::of_verdict(name, &turned.assessment, &topic.policies, &mut remembered.told) {
+            ctx.metrics.topics.judged(outcome);
+            all.push(event);
+        }
         if all.is_empty() {
             continue;
         }
@@ -129,8 +142,8 @@ async fn policies(
     for view in &governance.policies {
         let of_view = view.topics.iter().filter_map(|topic| turned.get_key_value(topic));
         let topics: Vec<(&str, &Assessment)> = of_view.map(|(topic, turned)| (topic.as_str(), &turned.assessment)).collect();
-        let generation = view.object.metadata.generation;
-        let new = |old: &TopicRetentionPolicyStatus| status::policy(generation, &topics, status::stall(view, cluster), old, now);
+        let stall = status::stall(view, cluster);
+        let new = |old: &TopicRetentionPolicyStatus| status::policy(&view.object, &topics, stall, old, now);
         result = result.and(write_policy(ctx, policies, &view.object, new, now).await);
     }
     let present: Vec<_> = governance.policies.iter().filter_map(|view| view.object.uid()).collect();

@@ -3,13 +3,14 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use weir_crds::{
+    TopicRetentionPolicy,
     conditions::{self, ConditionType, Wanted},
     contract::result::error_chain,
     topic_floor::TopicFloorStatus,
     topic_retention_policy::TopicRetentionPolicyStatus,
 };
 use weir_floors::{
-    Assessment,
+    Assessment, spec,
     status::{Shown, summary},
 };
 
@@ -53,14 +54,15 @@ pub fn stall(view: &PolicyView, cluster: &str) -> Option<Stall> {
 
 /// Of a policy whose topics are assessed. `old`: what it showed before.
 pub fn policy(
-    generation: Option<i64>,
+    policy: &TopicRetentionPolicy,
     topics: &[(&str, &Assessment)],
     stall: Option<Stall>,
     old: &TopicRetentionPolicyStatus,
     now: Timestamp,
 ) -> TopicRetentionPolicyStatus {
+    let generation = policy.metadata.generation;
     let (counts, worst) = summary(topics.iter().copied());
-    let mut wanted = weir_floors::conditions::conditions(topics);
+    let mut wanted = weir_floors::conditions::conditions(topics, &spec::owners(&policy.spec));
     wanted.push(stalled(stall));
     TopicRetentionPolicyStatus {
         observed_generation: generation,

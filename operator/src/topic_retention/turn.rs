@@ -6,17 +6,24 @@ use std::{
 };
 
 use jiff::Timestamp;
-use weir_crds::{TopicFloor, contract::result::error_chain};
-use weir_floors::{Assessment, observed::Observed, wanted::Change};
+use kube::ResourceExt as _;
+use weir_crds::{TopicFloor, contract::result::error_chain, topic_loss::ACKNOWLEDGED_ANNOTATION};
+use weir_floors::{
+    Assessment,
+    observed::Observed,
+    policy::Hold,
+    wanted::{Cause, Change},
+};
 
 use super::{
     Retention, Scene, apply,
     events::Tried,
     governance::{self, Governance},
+    holds,
     kafka::Kafka,
     memory::{self, Memory, TopicMemory},
     observe::{self, Look},
-    plan, show,
+    plan, series, show,
     status::Stall,
     write::WriteError,
 };
@@ -35,9 +42,9 @@ pub enum TurnError {
 
 /// A topic before anything is decided.
 struct Seen {
+    /// By a configuration that is not of this turn nothing is changed: somebody may have raised it since.
     observed: Observed,
-    /// Its configuration was read in this turn. By an older one nothing is changed: somebody may have raised it since.
-    is_fresh: bool,
+    holds: Vec<Hold>,
 }
 
 /// A topic after a turn.
@@ -51,7 +58,7 @@ pub async fn turn<K: Kafka>(ctx: &Retention, kafka: &Arc<K>, scene: &Scene, memo
     if let Some(error) = memory.take_look() {
         tracing::warn!(error = error_chain(&error), "offsets and groups cannot be looked at");
     }
-    if let Err(error) = look(kafka, scene, memory, now_ms).await {
+    if let Err(error) = look(ctx, kafka, scene, memory, now_ms).await {
         if memory.governance.is_none() {
             show::blind(ctx, scene, memory, &Stall::unreachable(&error), now).await?;
             return Err(TurnError::Look(error));
@@ -60,20 +67,31 @@ pub async fn turn<K: Kafka>(ctx: &Retention, kafka: &Arc<K>, scene: &Scene, memo
         tracing::warn!(error = error_chain(&error), "topics cannot be looked at");
     }
     let seen = observe(&**kafka, scene, memory, now_ms).await;
-    let is_seen = seen.is_empty() || seen.values().any(|topic| topic.is_fresh);
+    let is_seen = seen.is_empty() || seen.values().any(|topic| topic.observed.config_is_fresh);
     let turned = raise(ctx, &**kafka, memory, seen, now_ms).await;
+    // Not before: an API server that does not answer holds up no repair.
+    memory.owners.look(&ctx.client, &scene.cluster, now_ms).await;
+    let all = turned.iter().map(|(topic, t)| (topic.as_str(), &t.assessment));
+    ctx.metrics.topics.note_findings(&scene.cluster, series::of_cluster(&scene.cluster.name_any(), all, memory.governance.as_ref()));
     ctx.metrics.topics.note(&scene.cluster, turned.iter().map(|(topic, t)| (topic.as_str(), &t.assessment)), is_seen);
     Ok(show::show(ctx, scene, memory, &turned, now).await?)
 }
 
 /// Topics first, then, beside the turns, their offsets: so that both are about the same incarnations of topics.
-async fn look<K: Kafka>(kafka: &Arc<K>, scene: &Scene, memory: &mut Memory, now_ms: i64) -> Result<(), weir_kafka::AdminError> {
+async fn look<K: Kafka>(
+    ctx: &Retention,
+    kafka: &Arc<K>,
+    scene: &Scene,
+    memory: &mut Memory,
+    now_ms: i64,
+) -> Result<(), weir_kafka::AdminError> {
     let made_of = governance::made_of(&scene.cluster, &scene.policies);
     let fresh = memory.governance.as_ref().is_some_and(|g| g.is_of(&made_of) && now_ms - g.made_ms < LOOK_INTERVAL_MS);
     if fresh {
         return Ok(());
     }
     let (lives_on, before) = (memory.lives_on(), memory.governance.as_ref());
+    let changes = before.map_or(0, |b| b.changes(&made_of));
     let found = Governance::look(&**kafka, &scene.cluster, &scene.policies, &lives_on, before, now_ms).await?;
     if memory.looking.is_empty() {
         let look = Look { topics: found.topics.clone(), reads: memory.reads(), before: memory.lags.clone(), now_ms };
@@ -81,6 +99,7 @@ async fn look<K: Kafka>(kafka: &Arc<K>, scene: &Scene, memory: &mut Memory, now_
         memory.looking.spawn(async move { observe::lags(&*kafka, look).await });
     }
     memory.governance = Some(found);
+    ctx.metrics.topics.policies_changed(changes);
     Ok(())
 }
 
@@ -96,15 +115,24 @@ async fn observe<K: Kafka>(kafka: &K, scene: &Scene, memory: &mut Memory, now_ms
         BTreeMap::new()
     });
     let floors: BTreeMap<&str, &TopicFloor> = scene.floors.iter().map(|f| (f.spec.topic.as_str(), &**f)).collect();
+    let mut holds = holds::of_jobs(&scene.jobs, &scene.cluster.name_any(), now_ms);
     let mut seen = BTreeMap::new();
     for (name, topic) in &governance.topics {
         let begin = || TopicMemory::begin(&topic.description.id, floors.get(name.as_str()).copied());
         let found = configs.remove(name);
         let is_fresh = found.is_some();
-        let config = remembered.entry(name.clone()).or_insert_with(begin).config(found, now_ms);
-        seen.insert(name.clone(), Seen { observed: observe::observed(name, topic, config, lags), is_fresh });
+        let memory = remembered.entry(name.clone()).or_insert_with(begin);
+        memory.history.acknowledge(&acknowledged(floors.get(name.as_str()).copied()));
+        let observed = observe::observed(name, topic, memory.config(found, now_ms), is_fresh, lags);
+        seen.insert(name.clone(), Seen { observed, holds: holds.remove(name).unwrap_or_default() });
     }
     seen
+}
+
+/// The losses and verdicts that somebody has seen to.
+fn acknowledged(floor: Option<&TopicFloor>) -> Vec<&str> {
+    let ids = floor.and_then(|f| f.annotations().get(ACKNOWLEDGED_ANNOTATION));
+    ids.map_or_else(Vec::new, |ids| ids.split(',').map(str::trim).collect())
 }
 
 /// Assesses all topics, raises what is below its floor, and assesses that once more as it is then.
@@ -115,14 +143,15 @@ async fn raise<K: Kafka>(
     seen: BTreeMap<String, Seen>,
     now_ms: i64,
 ) -> BTreeMap<String, Turned> {
-    let Memory { governance: Some(governance), topics, .. } = memory else { return BTreeMap::new() };
+    let Memory { governance: Some(governance), topics, owners, .. } = memory else { return BTreeMap::new() };
     let policies = |topic: &str| governance.topics.get(topic).map_or(&[][..], |t| &t.policies);
     let mut turned = BTreeMap::new();
     let mut changes: BTreeMap<String, Change> = BTreeMap::new();
     for (name, seen) in &seen {
         let Some(remembered) = topics.get_mut(name) else { continue };
-        let assessment = plan::assess(remembered, &seen.observed, policies(name), now_ms);
-        if let Some(change) = plan::raise(&assessment).filter(|_| seen.is_fresh) {
+        let assessment = plan::assess(remembered, &seen.observed, policies(name), &seen.holds, now_ms);
+        let may_raise = seen.observed.config_is_fresh && (owners.of(name).is_none() || remembered.fight.may_raise(now_ms));
+        if let Some(change) = plan::raise(&assessment).filter(|_| may_raise) {
             changes.insert(name.clone(), change.clone());
         }
         turned.insert(name.clone(), Turned { assessment, tried: None });
@@ -140,14 +169,19 @@ async fn raise<K: Kafka>(
         if failure.is_none() {
             // If this process dies here, the value is taken for somebody else's, and stays.
             remembered.history.applied(&change, now_ms);
+            if change.cause == Cause::Restore {
+                remembered.fight.raised(now_ms);
+            }
             let after = plan::after(seen.observed.clone(), &change);
-            turned.assessment = plan::assess(remembered, &after, policies(&name), now_ms);
+            turned.assessment = plan::assess(remembered, &after, policies(&name), &seen.holds, now_ms);
             _ = remembered.config(after.config, now_ms);
         }
         turned.tried = Some(Tried { change, before, failure });
     }
-    for (name, turned) in &turned {
+    for (name, turned) in &mut turned {
         if let Some(remembered) = topics.get_mut(name) {
+            let conflict = owners.of(name).and_then(|owner| owner.conflict(&turned.assessment, &remembered.fight));
+            turned.assessment.findings.extend(conflict);
             remembered.reads.clone_from(&turned.assessment.reads);
         }
     }

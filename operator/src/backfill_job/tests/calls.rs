@@ -52,7 +52,8 @@ impl Script {
         let credentials = Credentials::new(client.clone(), "weir-system", std::env::temp_dir());
         let recorder = Recorder::new(client.clone(), Reporter { controller: "weir".into(), instance: None });
         let (classes, clusters, jobs) = (reflector::store().0, reflector::store().0, reflector::store().0);
-        let context = Context::new(client, "w".into(), credentials, recorder, Arc::default(), classes, clusters, jobs);
+        let floors = reflector::store().0;
+        let context = Context::new(client, "w".into(), credentials, recorder, Arc::default(), classes, clusters, jobs, floors);
         (script, context)
     }
 

@@ -5,7 +5,9 @@
 mod attempts;
 mod calls;
 mod claims;
+mod drafts;
 mod fixture;
+mod holds;
 mod simulation;
 mod size;
 mod table;

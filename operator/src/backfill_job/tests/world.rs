@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt as _;
 use weir_crds::{
-    BackfillClass, BackfillJob, KafkaCluster,
+    BackfillClass, BackfillJob, KafkaCluster, TopicFloor,
     contract::{
         digest::Sha256Digest,
         keys::RunKeys,
@@ -44,6 +44,7 @@ pub struct World {
     pub job: BackfillJob,
     pub class: BackfillClass,
     pub cluster: KafkaCluster,
+    pub floors: Vec<Arc<TopicFloor>>,
     pub account: Account,
     pub run: Option<Arc<RunFile>>,
     pub outcome: Option<OutcomeRecord>,
@@ -72,6 +73,7 @@ impl World {
             job: fixture::job(slices),
             class: fixture::class(),
             cluster: fixture::cluster(),
+            floors: vec![],
             account: Account::Allowed,
             run: None,
             outcome: None,
@@ -122,6 +124,7 @@ impl World {
             job: Arc::new(self.job.clone()),
             classes: BTreeMap::from([("isolated".to_owned(), Arc::new(self.class.clone()))]),
             clusters: BTreeMap::from([("main".to_owned(), Arc::new(self.cluster.clone()))]),
+            floors: self.floors.clone(),
             account: self.account,
             workers: self.workers.values().cloned().collect(),
             pods_left: self.workers.values().filter(|w| w.is_open()).count() + self.pods_ending,

@@ -151,26 +151,62 @@ impl Call {
     /// `PATCH topicfloors/main.events-1b2c3d4e/status`
     pub fn short(&self) -> String {
         let parts: Vec<&str> = self.path.split('/').collect();
-        let from = parts.iter().position(|part| ["topicfloors", "topicretentionpolicies", "events"].contains(part)).unwrap();
+        let from = parts
+            .iter()
+            .position(|part| ["topicfloors", "topicretentionpolicies", "events", "backfilljobs", "kafkatopics"].contains(part))
+            .unwrap();
         format!("{} {}", self.method, parts[from..].join("/"))
     }
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct FakeApi {
     pub calls: Arc<Mutex<Vec<Call>>>,
     /// Answers 404 to writes of status.
     pub forgets: Arc<Mutex<bool>>,
+    /// BackfillJobs that are there already, by name; `None`: the API refuses to make any.
+    pub drafts: Arc<Mutex<Option<Vec<String>>>>,
+    /// Strimzi's resources.
+    pub kafka_topics: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Default for FakeApi {
+    fn default() -> Self {
+        Self { calls: Arc::default(), forgets: Arc::default(), drafts: Arc::new(Mutex::new(Some(vec![]))), kafka_topics: Arc::default() }
+    }
+}
+
+fn failure(code: u16, reason: &str) -> (u16, Value) {
+    (code, json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": "", "code": code}))
 }
 
 impl FakeApi {
+    fn draft(&self, body: &Value) -> (u16, Value) {
+        let name = body["metadata"]["name"].as_str().unwrap().to_owned();
+        match &mut *self.drafts.lock().unwrap() {
+            None => failure(403, "Forbidden"),
+            Some(names) if names.contains(&name) => failure(409, "AlreadyExists"),
+            Some(names) => {
+                names.push(name);
+                (201, body.clone())
+            }
+        }
+    }
+
     pub async fn answer(self, request: Request<Body>) -> Result<Response<Body>, std::convert::Infallible> {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let bytes = request.into_body().collect_bytes().await.unwrap();
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
         let is_forgotten = *self.forgets.lock().unwrap() && path.contains("topicfloors") && path.ends_with("/status");
         let (code, answer) = if is_forgotten {
-            (404, json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "message": "", "code": 404}))
+            failure(404, "NotFound")
+        } else if path.ends_with("/backfilljobs") {
+            self.draft(&body)
+        } else if path.ends_with("/kafkatopics") {
+            (
+                200,
+                json!({"apiVersion": "kafka.strimzi.io/v1beta2", "kind": "KafkaTopicList", "metadata": {}, "items": *self.kafka_topics.lock().unwrap()}),
+            )
         } else if method == Method::DELETE {
             (200, json!({"kind": "Status", "status": "Success"}))
         } else {

@@ -4,5 +4,7 @@
 
 mod fakes;
 mod lags;
+mod losses;
+mod owned;
 mod turns;
 mod world;

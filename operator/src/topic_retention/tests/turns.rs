@@ -51,7 +51,8 @@ async fn what_is_lowered_is_back_at_the_floor_in_the_next_turn() {
     let shown = status(&calls, "topicfloors");
     assert_eq!((&shown["state"], &shown["retention"]), (&json!("Healthy"), &json!("168h")));
     assert_eq!(shown["raised"], json!({"retention.ms": {"before": HOUR, "set": WEEK}}));
-    assert_eq!(short(&world.pass(10).await), Vec::<String>::new());
+    let calls = world.pass(10).await;
+    assert_eq!((calls.len(), events(&calls)[0].0.as_str()), (2, "RecordsIntact"), "the verdict, and then silence: {:?}", short(&calls));
     assert_eq!(world.altered(), vec![]);
     let metrics = world.ctx.metrics.render().unwrap();
     for line in ["weir_retention_changes_total{cause=\"Restore\",outcome=\"Success\"} 1", "weir_topics{state=\"Healthy\"} 1"] {
@@ -130,7 +131,7 @@ async fn another_process_goes_on_from_the_topic_floor() {
     let mut world = World::new("Enforce");
     world.begin().await;
     world.set("retention.ms", HOUR);
-    let shown = status(&world.turn().await, "topicfloors");
+    let shown = status(&world.pass(2).await, "topicfloors");
     assert_eq!(world.altered(), restored());
     world.restart(&shown);
     let calls = world.pass(2).await;
@@ -182,8 +183,8 @@ async fn a_loss_is_found_told_once_and_shown() {
     world.pass(1).await;
     world.kafka().topics.get_mut(TOPIC).unwrap().log.0 = 60;
     let calls = world.pass(5).await;
-    let [(reason, note)] = &events(&calls)[..] else { panic!("{:?}", short(&calls)) };
-    assert_eq!(reason, "RecordsLost");
+    let [(reason, note), (drafted, _)] = &events(&calls)[..] else { panic!("{:?}", short(&calls)) };
+    assert_eq!((reason.as_str(), drafted.as_str()), ("RecordsLost", "BackfillDrafted"));
     assert!(note.contains("offsets 40 to 59 of partition 0, at most 20 records") && note.contains(GROUP), "{note}");
     assert_eq!(status(&calls, "topicfloors")["state"], "Lost");
     let policy = status(&calls, "topicretentionpolicies");

@@ -78,9 +78,10 @@ impl World {
             clusters: reflector::store().0,
             policies: reflector::store().0,
             floors: reflector::store().0,
+            jobs: reflector::store().0,
             memories: Default::default(),
         };
-        let scene = Scene { cluster: Arc::new(cluster(&["Govern"])), policies: vec![Arc::new(policy(mode))], floors: vec![] };
+        let scene = Scene { cluster: Arc::new(cluster(&["Govern"])), policies: vec![Arc::new(policy(mode))], floors: vec![], jobs: vec![] };
         let now = "2026-11-02T00:00:00Z".parse().unwrap();
         Self { kafka: Arc::new(FakeKafka(fake.into())), api, ctx, scene, memory: Memory::default(), now }
     }
@@ -103,6 +104,10 @@ impl World {
 
     pub fn altered(&self) -> Vec<(String, String, String)> {
         std::mem::take(&mut self.kafka().altered)
+    }
+
+    pub fn log(&self, start: i64, end: i64) {
+        self.kafka().topics.get_mut(TOPIC).unwrap().log = (start, end);
     }
 
     /// The next turn, with what was written in it; looks beside the turns have ended when it returns.
