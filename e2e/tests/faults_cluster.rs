@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{EvictParams, ListParams};
+use kube::api::{DeleteParams, EvictParams, ListParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use weir_e2e::demo::scene::{JOB, Job, Scene};
@@ -24,8 +24,8 @@ const LONG: Settings = Settings { seed: 14, events: 300_000 };
 const RUN_LIMIT: Duration = Duration::from_secs(900);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const VERBS: [&str; 5] = ["plan", "extract", "assemble", "publish", "verify"];
-/// For the attempt after one that was evicted.
-const NEXT_LIMIT: Duration = Duration::from_secs(60);
+/// For the attempt after one that was evicted, and for the end of one that wakes.
+const NEXT_LIMIT: Duration = Duration::from_secs(20);
 /// The pool's node.
 const NODE: u8 = 1;
 const AUTO: Job<'_> = Job { generation: 1, approval: "Auto", parallelism: 2 };
@@ -122,13 +122,14 @@ async fn sleep_through(fixture: &Fixture, scene: &Scene<'_>, handles: &Handles, 
 
 /// The job has one attempt at everything: an eviction must not take it.
 #[tokio::test]
-async fn a_worker_of_each_verb_is_evicted() {
+async fn workers_are_evicted() {
     fixture::run("evicted", async |fixture| {
         let scene = Scene::set(fixture, LONG, None).await?;
-        let about = "A worker of each verb is evicted, as when a node is drained. One run, whose units have one attempt each.";
+        let about = "Workers are evicted, without a moment's grace. One run, whose units have one attempt each.";
         let mut table = Table::new("h-evicted", "Workers are evicted", about, &["verb", "unit", "went on as attempt"]);
         fixture.apply(&scene.job(AUTO).replace("  execution:\n", "  execution:\n    attempts: 1\n")).await?;
-        for verb in VERBS {
+        // Planning comes but once and verifying last: both may be over before an eviction hits them.
+        for verb in &VERBS[1..4] {
             let evicted = evict(fixture, verb).await?;
             table.row(&[verb, label(&evicted, "weir.dev/unit"), label(&evicted, "weir.dev/attempt")])?;
         }
@@ -143,12 +144,14 @@ fn label<'a>(pod: &'a Pod, name: &str) -> &'a str {
     pod.labels().get(name).map_or("", String::as_str)
 }
 
-/// Evicts workers of a verb until one was in the middle of its work. Returns the attempt that came after it.
+/// Evicts workers of a verb until one was in the middle of its work, without a moment's grace, as when its node runs out of
+/// memory. Returns the attempt that came after it.
 async fn evict(fixture: &Fixture, verb: &str) -> anyhow::Result<Pod> {
+    let at_once = EvictParams { delete_options: Some(DeleteParams::default().grace_period(0)), ..EvictParams::default() };
     loop {
         let pod = until_worker(fixture, verb).await?;
         // One that has just ended cannot be, or need not come again.
-        if pods(fixture).evict(&pod.name_any(), &EvictParams::default()).await.is_ok()
+        if pods(fixture).evict(&pod.name_any(), &at_once).await.is_ok()
             && let Some(next) = next_attempt(fixture, &pod).await?
         {
             return Ok(next);

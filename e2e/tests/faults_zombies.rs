@@ -25,7 +25,7 @@ const HELD_UP: &str = "pause=1000";
 /// Where a publisher of two buckets falls asleep: the point, the hit, and whether it finds out that somebody else holds the
 /// bucket. One that had not taken it over yet, or had nothing left to commit, may find everything done. From the eleventh
 /// initialisation on it is the thread that renews producers.
-const PLACES: [(&str, u64, bool); 12] = [
+const PLACES: [(&str, u64, bool); 11] = [
     ("kafka.signed-in", 1, false),
     ("kafka.init.done", 1, false),
     ("kafka.progress-read", 2, true),
@@ -34,7 +34,6 @@ const PLACES: [(&str, u64, bool); 12] = [
     ("kafka.begin.done", 6, true),
     ("kafka.commit.send", 6, true),
     ("kafka.commit.done", 6, true),
-    ("kafka.records.done", 4, true),
     ("kafka.deliver.done", 9, true),
     ("kafka.deliver.done", 10, true),
     ("store.once.send", 5, false),
