@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, EvictParams, ListParams};
+use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use weir_e2e::demo::scene::{JOB, Job, Scene};
@@ -24,8 +24,8 @@ const LONG: Settings = Settings { seed: 14, events: 300_000 };
 const RUN_LIMIT: Duration = Duration::from_secs(900);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const VERBS: [&str; 5] = ["plan", "extract", "assemble", "publish", "verify"];
-/// For the attempt after one that was evicted, and for the end of one that wakes.
-const NEXT_LIMIT: Duration = Duration::from_secs(20);
+/// For the end of a worker that wakes.
+const ENDS_WITHIN: Duration = Duration::from_secs(20);
 /// The pool's node.
 const NODE: u8 = 1;
 const AUTO: Job<'_> = Job { generation: 1, approval: "Auto", parallelism: 2 };
@@ -117,60 +117,11 @@ async fn sleep_through(fixture: &Fixture, scene: &Scene<'_>, handles: &Handles, 
         let line = log.lines().rfind(|line| line.contains("\"ended\"")).context("it goes on")?;
         anyhow::Ok(line.to_owned())
     };
-    Ok(wait::until("the worker that slept ends", NEXT_LIMIT, ended).await?)
-}
-
-/// The job has one attempt at everything: an eviction must not take it.
-#[tokio::test]
-async fn workers_are_evicted() {
-    fixture::run("evicted", async |fixture| {
-        let scene = Scene::set(fixture, LONG, None).await?;
-        let about = "Workers are evicted, without a moment's grace. One run, whose units have one attempt each.";
-        let mut table = Table::new("h-evicted", "Workers are evicted", about, &["verb", "unit", "went on as attempt"]);
-        fixture.apply(&scene.job(AUTO).replace("  execution:\n", "  execution:\n    attempts: 1\n")).await?;
-        // Planning comes but once and verifying last: both may be over before an eviction hits them.
-        for verb in &VERBS[1..4] {
-            let evicted = evict(fixture, verb).await?;
-            table.row(&[verb, label(&evicted, "weir.dev/unit"), label(&evicted, "weir.dev/attempt")])?;
-        }
-        let job = Watched::new(fixture, JOB).phase("Complete", RUN_LIMIT, |_| {}).await?;
-        ensure!(job.pointer("/spec/execution/attempts") == Some(&json!(1)), "{job}");
-        Ok(scene.must_agree(None, Some(&job), &[1]).await?)
-    })
-    .await;
+    Ok(wait::until("the worker that slept ends", ENDS_WITHIN, ended).await?)
 }
 
 fn label<'a>(pod: &'a Pod, name: &str) -> &'a str {
     pod.labels().get(name).map_or("", String::as_str)
-}
-
-/// Evicts workers of a verb until one was in the middle of its work, without a moment's grace, as when its node runs out of
-/// memory. Returns the attempt that came after it.
-async fn evict(fixture: &Fixture, verb: &str) -> anyhow::Result<Pod> {
-    let at_once = EvictParams { delete_options: Some(DeleteParams::default().grace_period(0)), ..EvictParams::default() };
-    loop {
-        let pod = until_worker(fixture, verb).await?;
-        // One that has just ended cannot be, or need not come again.
-        if pods(fixture).evict(&pod.name_any(), &at_once).await.is_ok()
-            && let Some(next) = next_attempt(fixture, &pod).await?
-        {
-            return Ok(next);
-        }
-    }
-}
-
-async fn next_attempt(fixture: &Fixture, pod: &Pod) -> anyhow::Result<Option<Pod>> {
-    let number = |pod: &Pod| label(pod, "weir.dev/attempt").parse::<u32>().ok();
-    let of_unit = ListParams::default().labels(&format!("weir.dev/unit={}", label(pod, "weir.dev/unit")));
-    let deadline = Instant::now() + NEXT_LIMIT;
-    while Instant::now() < deadline {
-        let next = pods(fixture).list(&of_unit).await?.items.into_iter().find(|other| number(other) > number(pod));
-        if next.is_some() {
-            return Ok(next);
-        }
-        tokio::time::sleep(LOOK_INTERVAL).await;
-    }
-    Ok(None)
 }
 
 /// With too little of something a run ends, soon, and says what is missing.

@@ -30,6 +30,7 @@ fn served() -> BTreeSet<String> {
     let cluster: KafkaCluster = serde_json::from_value(spec).unwrap();
     metrics.topics.expect(&cluster);
     metrics.reconciled("Kind".to_owned(), Outcome::Success, Duration::ZERO);
+    metrics.admission.judged("Kind", crate::admission::metrics::Outcome::Unreadable, Duration::ZERO, Timestamp::now());
     let text = metrics.render().unwrap();
     let mut names = BTreeSet::new();
     for line in text.lines().filter_map(|l| l.strip_prefix("# TYPE ")) {
