@@ -20,6 +20,8 @@ pub struct ConfigValue {
     /// `None`: it has none, or is a secret.
     pub value: Option<String>,
     pub source: ConfigSource,
+    /// What it would be if the topic did not set it. `None`: brokers do not say, or it is a secret.
+    pub inherited: Option<String>,
 }
 
 /// Where a value comes from.
@@ -58,6 +60,11 @@ impl TopicConfig {
     /// Where the value comes from; `None`: there is no such key, or it was not asked for.
     pub fn source(&self, key: &str) -> Option<ConfigSource> {
         Some(self.0.get(key)?.source)
+    }
+
+    /// What the topic would have if it did not set the key itself; `None`: brokers do not say.
+    pub fn inherited(&self, key: &str) -> Option<&str> {
+        self.0.get(key)?.inherited.as_deref()
     }
 
     /// The largest record batch that the topic takes.
@@ -104,7 +111,7 @@ impl TopicConfig {
 /// As if each of them were set on the topic.
 impl<'a> FromIterator<(&'a str, &'a str)> for TopicConfig {
     fn from_iter<T: IntoIterator<Item = (&'a str, &'a str)>>(entries: T) -> Self {
-        let value = |value: &str| ConfigValue { value: Some(value.to_owned()), source: ConfigSource::Topic };
+        let value = |value: &str| ConfigValue { value: Some(value.to_owned()), source: ConfigSource::Topic, inherited: None };
         Self(entries.into_iter().map(|(key, text)| (key.to_owned(), value(text))).collect())
     }
 }

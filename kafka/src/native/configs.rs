@@ -163,12 +163,40 @@ fn described(event: &Event, resource: *const sys::rd_kafka_ConfigResource_t) -> 
 }
 
 fn value(_: &Event, entry: *const sys::rd_kafka_ConfigEntry_t) -> (String, ConfigValue) {
-    // SAFETY: the entry belongs to the live event; name and value are NUL-terminated and its own, the value may be null.
+    // SAFETY: the entry belongs to the live event, and so do its synonyms; name and value are NUL-terminated and its own, the
+    // value may be null.
     unsafe {
-        let value = optional_text(sys::rd_kafka_ConfigEntry_value(entry));
-        let source = source(ffi::rd_kafka_ConfigEntry_source(entry));
-        (text(sys::rd_kafka_ConfigEntry_name(entry)), ConfigValue { value, source })
+        let (name, value, source) = sourced(entry);
+        // The one in effect first, and then those that would take its place.
+        let synonyms = borrowed(entry, sys::rd_kafka_ConfigEntry_synonyms);
+        let inherited = synonyms.iter().map(|synonym| sourced(*synonym)).find(|(_, _, source)| *source != ConfigSource::Topic);
+        let inherited = inherited.and_then(|(synonym, value, _)| in_unit_of(&name, &synonym, value?));
+        (name, ConfigValue { value, source, inherited })
     }
+}
+
+/// Name, value and source of an entry or a synonym.
+///
+/// # Safety
+/// The entry must be alive.
+unsafe fn sourced(entry: *const sys::rd_kafka_ConfigEntry_t) -> (String, Option<String>, ConfigSource) {
+    // SAFETY: the caller vouches for the entry; name and value are NUL-terminated and its own, the value may be null.
+    unsafe {
+        let source = source(ffi::rd_kafka_ConfigEntry_source(entry));
+        (text(sys::rd_kafka_ConfigEntry_name(entry)), optional_text(sys::rd_kafka_ConfigEntry_value(entry)), source)
+    }
+}
+
+/// Brokers may have `log.retention.hours` where topics have `retention.ms`. `None`: nobody knows how to read it.
+fn in_unit_of(key: &str, synonym: &str, value: String) -> Option<String> {
+    let factor: i64 = match synonym.rsplit('.').next() {
+        Some("hours") => 3_600_000,
+        Some("minutes") => 60_000,
+        _ => return Some(value),
+    };
+    let number: i64 = value.parse().ok().filter(|_| key.ends_with(".ms"))?;
+    // -1 is without limit, in whatever unit.
+    if number < 0 { Some(value) } else { Some(number.checked_mul(factor)?.to_string()) }
 }
 
 fn source(number: i32) -> ConfigSource {
@@ -190,6 +218,21 @@ fn source(number: i32) -> ConfigSource {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_inherited_has_the_unit_of_the_topics_key() {
+        for (synonym, value, expected) in [
+            ("log.retention.ms", "1000", Some("1000")),
+            ("log.retention.minutes", "2", Some("120000")),
+            ("log.retention.hours", "168", Some("604800000")),
+            ("log.retention.hours", "-1", Some("-1")),
+            ("log.retention.hours", "a week", None),
+            ("log.retention.hours", "9223372036854775807", None),
+        ] {
+            assert_eq!(in_unit_of("retention.ms", synonym, value.to_owned()).as_deref(), expected, "{synonym} {value}");
+        }
+        assert_eq!(in_unit_of("retention.bytes", "log.retention.bytes", "-1".into()).as_deref(), Some("-1"));
+    }
 
     #[test]
     fn a_source_that_is_not_known_is_no_other() {
