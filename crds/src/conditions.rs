@@ -24,6 +24,11 @@ pub enum ConditionType {
     OffsetsRetained,
     FloorCapped,
     DataLossDetected,
+    EmergencyExtended,
+    BreakGlass,
+    AuditHealthy,
+    HistoryKept,
+    Active,
 }
 
 impl ConditionType {
@@ -48,6 +53,11 @@ impl ConditionType {
             Self::OffsetsRetained => "OffsetsRetained",
             Self::FloorCapped => "FloorCapped",
             Self::DataLossDetected => "DataLossDetected",
+            Self::EmergencyExtended => "EmergencyExtended",
+            Self::BreakGlass => "BreakGlass",
+            Self::AuditHealthy => "AuditHealthy",
+            Self::HistoryKept => "HistoryKept",
+            Self::Active => "Active",
         }
     }
 }

@@ -18,6 +18,11 @@ pub fn conditions(topics: &[(&str, &Assessment)]) -> Vec<Wanted> {
         must_not(topics, ConditionType::OffsetsRetained, &["OffsetsExpiring"], |_| true),
         found(topics, ConditionType::FloorCapped, &["FloorCapped"]),
         found(topics, ConditionType::DataLossDetected, &["RecordsLost", "RecordsSkipped"]),
+        stands(topics, ConditionType::EmergencyExtended, "Extended", |it| {
+            let extended = it.raised.iter().find(|(_, r)| r.extended);
+            extended.map(|(key, r)| format!("{key} is {} for now, since a group was about to lose records", r.set))
+        }),
+        stands(topics, ConditionType::BreakGlass, "ExceptionInForce", |it| it.exception.clone()),
     ]
 }
 
@@ -41,6 +46,13 @@ fn must_not(topics: &[(&str, &Assessment)], kind: ConditionType, reasons: &[&'st
 fn found(topics: &[(&str, &Assessment)], kind: ConditionType, reasons: &[&'static str]) -> Wanted {
     match worst(topics, reasons) {
         Some((reason, message)) => wanted(kind, Some(true), reason, message),
+        None => wanted(kind, Some(false), "None", String::new()),
+    }
+}
+
+fn stands(topics: &[(&str, &Assessment)], kind: ConditionType, reason: &str, says: impl Fn(&Assessment) -> Option<String>) -> Wanted {
+    match first(topics, says) {
+        Some(message) => wanted(kind, Some(true), reason, message),
         None => wanted(kind, Some(false), "None", String::new()),
     }
 }

@@ -29,6 +29,8 @@ const GAPS_MAX: usize = 256;
 #[serde(rename_all = "camelCase")]
 pub struct History {
     pub(crate) topic_id: String,
+    /// Since when the topic is watched: what was before is not known.
+    pub(crate) began_ms: Option<i64>,
     /// When offsets were last taken in.
     pub(crate) observed_ms: i64,
     pub(crate) partitions: BTreeMap<i32, PartitionRecord>,
@@ -52,6 +54,7 @@ impl History {
     pub fn new(topic_id: impl Into<String>) -> Self {
         Self {
             topic_id: topic_id.into(),
+            began_ms: None,
             observed_ms: 0,
             partitions: BTreeMap::new(),
             groups: BTreeMap::new(),
@@ -79,6 +82,16 @@ impl History {
         &self.raised
     }
 
+    /// Goes on with what an earlier process remembered. What this one was told and did since stands above that.
+    pub fn take_up(&mut self, mut earlier: Self) {
+        if earlier.topic_id == self.topic_id {
+            earlier.raised.append(&mut self.raised);
+        }
+        earlier.changed_ms = earlier.changed_ms.max(self.changed_ms);
+        earlier.rules = self.rules.or(earlier.rules);
+        *self = earlier;
+    }
+
     /// What weir raised before this memory began, as the topic's `TopicFloor` says.
     pub fn resume(&mut self, raised: BTreeMap<String, Raised>) {
         self.raised = raised;
@@ -95,6 +108,7 @@ impl History {
         }
         let news = seen.offsets_at_ms > self.observed_ms;
         if news {
+            self.began_ms.get_or_insert(seen.offsets_at_ms);
             self.observed_ms = seen.offsets_at_ms;
             self.observe_logs(seen);
         }

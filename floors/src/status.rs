@@ -10,6 +10,7 @@ use crate::{
     floor::Reason,
     lag::{Behind, TimeLeft},
     text,
+    wanted::Raised,
 };
 
 /// A policy's status shows so many topics.
@@ -50,8 +51,13 @@ pub fn topic_floor(it: &Assessment) -> TopicFloorStatus {
             TimeLeft::Never => "Never".to_owned(),
             TimeLeft::Unknown => "Unknown".to_owned(),
         },
-        raised: it.raised.iter().map(|(key, r)| (key.clone(), RaisedKey { before: r.before.clone(), set: r.set.clone() })).collect(),
+        exception: it.exception.clone(),
+        raised: it.raised.iter().map(|(key, r)| (key.clone(), raised_key(r))).collect(),
     }
+}
+
+fn raised_key(raised: &Raised) -> RaisedKey {
+    RaisedKey { before: raised.before.clone(), set: raised.set.clone(), extended: raised.extended }
 }
 
 fn length(retention: Retention) -> String {
@@ -126,7 +132,7 @@ impl Shown {
 
     /// Whether it must be shown at once.
     pub fn is_another_state(&self, before: &TopicFloorStatus) -> bool {
-        let said = |s: &TopicFloorStatus| (s.state.clone(), s.raised.clone());
+        let said = |s: &TopicFloorStatus| (s.state.clone(), s.raised.clone(), s.exception.clone());
         said(&self.status) != said(before)
     }
 

@@ -1,5 +1,6 @@
 //! weir's operator: it decides, and starts workers. It never moves data and never reads a tenant's.
 
+pub mod audit;
 mod backfill_class;
 pub mod backfill_job;
 mod client;

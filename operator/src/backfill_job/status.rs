@@ -69,6 +69,7 @@ fn is_about_steps(kind: conditions::ConditionType) -> bool {
         T::Ready | T::Suspended | T::Complete | T::Failed | T::Reconciling | T::Stalled => false,
         // Of topics; a job has none of them.
         T::LagObserved | T::FloorSatisfied | T::LagWithinSlo | T::OffsetsRetained | T::FloorCapped | T::DataLossDetected => false,
+        T::EmergencyExtended | T::BreakGlass | T::AuditHealthy | T::HistoryKept | T::Active => false,
     }
 }
 

@@ -1,5 +1,5 @@
-//! What is remembered of one Kafka cluster from turn to turn. It is lost when this process ends or another replica leads:
-//! peaks and samples then begin anew, and what weir raised is found again in the `TopicFloor`s.
+//! What is remembered of one Kafka cluster from turn to turn. What matters of it for longer is kept by `histories`; and what
+//! weir raised is found again in the `TopicFloor`s.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use weir_crds::{TopicFloor, topic_floor::RaisedKey, topic_retention_policy::Topi
 use weir_floors::{History, config::TopicConfig, findings::Gap, history::LOOK_BACK_DEFAULT_MS, status::Shown, wanted::Raised};
 use weir_kafka::AdminError;
 
-use super::{governance::Governance, observe::Lags};
+use super::{governance::Governance, keeping::Keeping, observe::Lags};
 
 /// A configuration that cannot be read stays what it was for so long: a broker that restarts is no reason to say that
 /// nothing is known.
@@ -24,6 +24,7 @@ pub struct Memory {
     pub looked: bool,
     /// The look that is under way.
     pub looking: JoinSet<Result<Lags, AdminError>>,
+    pub keeping: Keeping,
     /// What was last written of each policy, and when, by uid.
     pub policies: BTreeMap<String, (i64, TopicRetentionPolicyStatus)>,
 }
@@ -56,7 +57,9 @@ impl TopicMemory {
     pub fn begin(topic_id: &str, floor: Option<&TopicFloor>) -> Self {
         let mut history = History::new(topic_id);
         if let Some(status) = floor.and_then(|f| f.status.as_ref()) {
-            let raised = |(key, r): (&String, &RaisedKey)| (key.clone(), Raised { before: r.before.clone(), set: r.set.clone() });
+            let raised = |(key, r): (&String, &RaisedKey)| {
+                (key.clone(), Raised { before: r.before.clone(), set: r.set.clone(), extended: r.extended })
+            };
             history.resume(status.raised.iter().map(raised).collect());
         }
         let (config, reads, shown, told, absent_since_ms) = (None, Vec::new(), None, Told::default(), None);

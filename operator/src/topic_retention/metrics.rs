@@ -17,6 +17,7 @@ use prometheus_client::{
 use weir_crds::{KafkaCluster, topic_retention_policy::TopicCounts};
 use weir_floors::{Assessment, findings::Finding, status::summary, wanted::Cause};
 
+use super::keeping::Keeping;
 use crate::metrics::Outcome;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -40,6 +41,13 @@ struct ClusterFacts {
     counts: TopicCounts,
     missed_records: i64,
     looked_at: Instant,
+    audit: AuditFacts,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct AuditFacts {
+    is_failing: bool,
+    waiting_changes: i64,
 }
 
 impl TopicMetrics {
@@ -51,18 +59,13 @@ impl TopicMetrics {
     }
 
     pub fn changed(&self, cause: Cause, outcome: Outcome) {
-        let cause = match cause {
-            Cause::Raise => "Raise",
-            Cause::Restore => "Restore",
-            Cause::Extend => "Extend",
-            Cause::StepDown => "StepDown",
-        };
-        self.changes.get_or_create(&ChangeLabels { cause, outcome }).inc();
+        self.changes.get_or_create(&ChangeLabels { cause: cause.as_str(), outcome }).inc();
     }
 
     /// From now on it is to be looked at: a cluster that never answers grows old as well.
     pub fn expect(&self, cluster: &KafkaCluster) {
-        let facts = || ClusterFacts { counts: TopicCounts::default(), missed_records: 0, looked_at: Instant::now() };
+        let facts =
+            || ClusterFacts { counts: TopicCounts::default(), missed_records: 0, looked_at: Instant::now(), audit: AuditFacts::default() };
         self.clusters.lock().entry(cluster.uid().unwrap_or_default()).or_insert_with(facts);
     }
 
@@ -73,7 +76,15 @@ impl TopicMetrics {
         self.expect(cluster);
         if let Some(facts) = self.clusters.lock().get_mut(&cluster.uid().unwrap_or_default()) {
             let looked_at = if is_seen { Instant::now() } else { facts.looked_at };
-            *facts = ClusterFacts { counts, missed_records, looked_at };
+            *facts = ClusterFacts { counts, missed_records, looked_at, audit: facts.audit };
+        }
+    }
+
+    /// Of a turn: how the cluster's audit log is.
+    pub fn note_audit(&self, cluster: &KafkaCluster, keeping: &Keeping) {
+        let waiting_changes = i64::try_from(keeping.waiting_changes()).unwrap_or(i64::MAX);
+        if let Some(facts) = self.clusters.lock().get_mut(&cluster.uid().unwrap_or_default()) {
+            facts.audit = AuditFacts { is_failing: !keeping.is_healthy(), waiting_changes };
         }
     }
 
@@ -120,6 +131,12 @@ impl Collector for Clusters {
         let help = "Records that groups missed within the look-back, at most";
         let missed = encoder.encode_descriptor("topics_missed_records", help, None, MetricType::Gauge)?;
         ConstGauge::new(clusters.iter().map(|c| c.missed_records).sum::<i64>()).encode(missed)?;
+        let help = "Clusters whose audit log cannot be written: their topics are raised, and none is lowered";
+        let failing = encoder.encode_descriptor("audit_failing_clusters", help, None, MetricType::Gauge)?;
+        ConstGauge::new(clusters.iter().filter(|c| c.audit.is_failing).count() as i64).encode(failing)?;
+        let help = "Changes of topics that were made and wait to be written to their audit logs";
+        let waiting = encoder.encode_descriptor("audit_waiting_changes", help, None, MetricType::Gauge)?;
+        ConstGauge::new(clusters.iter().map(|c| c.audit.waiting_changes).sum::<i64>()).encode(waiting)?;
         let oldest = clusters.iter().map(|c| c.looked_at.elapsed().as_secs_f64()).fold(0.0, f64::max);
         let help = "Since the topics were last looked at, of the cluster that waits longest; 0 without clusters";
         let age = encoder.encode_descriptor("topics_look_age_seconds", help, None, MetricType::Gauge)?;

@@ -3,19 +3,20 @@
 use weir_floors::{
     Assessment, Policy,
     assess::Governance,
+    exceptions::Exception,
     observed::Observed,
     wanted::{Cause, Change, Wanted},
 };
 
 use super::memory::TopicMemory;
 
-pub fn assess(memory: &mut TopicMemory, seen: &Observed, policies: &[Policy], now_ms: i64) -> Assessment {
+pub fn assess(memory: &mut TopicMemory, seen: &Observed, policies: &[Policy], exceptions: &[Exception], now_ms: i64) -> Assessment {
     let policies: Vec<&Policy> = policies.iter().collect();
-    let governance = Governance { policies: &policies, holds: &[], exceptions: &[] };
+    let governance = Governance { policies: &policies, holds: &[], exceptions };
     memory.history.assess(seen, &governance, now_ms)
 }
 
-/// What is changed now. Nothing is ever lowered: that needs an audit record before, and there is no audit log yet.
+/// What is raised now; what is lowered has to be in the audit log before.
 pub fn raise(it: &Assessment) -> Option<&Change> {
     match &it.wanted {
         Wanted::Now(change) => match change.cause {
@@ -32,7 +33,8 @@ pub fn after(mut seen: Observed, change: &Change) -> Observed {
     if let Some(config) = &mut seen.config {
         for key in &change.keys {
             if let Some(value) = key.to.clone() {
-                config.insert(key.key.to_owned(), Setting { value, source: Source::Topic, inherited: None });
+                let inherited = config.get(key.key).and_then(|setting| setting.inherited.clone());
+                config.insert(key.key.to_owned(), Setting { value, source: Source::Topic, inherited });
             }
         }
     }
