@@ -16,4 +16,5 @@ pub mod server;
 pub mod settings;
 mod stores;
 mod text;
+mod topic_resource;
 pub mod topic_retention;

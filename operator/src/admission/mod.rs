@@ -41,6 +41,7 @@ use crate::{
     controllers::{self, watched},
     metrics::Metrics,
     server::Readiness,
+    topic_resource,
 };
 use caches::Caches;
 use metrics::Outcome;
@@ -164,7 +165,7 @@ fn judge(review: &Review, caches: &Caches, now: Timestamp) -> (&'static str, Jud
     if let Some(kind) = own::Kind::of(group, kind) {
         return (kind.as_str(), own::judge_own(kind, request, caches, now));
     }
-    match topics::kind(group, kind) {
+    match topic_resource::kind(group, kind) {
         Some(kind) => (topics::name(kind), topics::judge_topic(kind, request, caches)),
         None => ("Unknown", Judged::refuse(format!("weir does not judge {kind} of {group}; take it out of the webhook's rules"))),
     }

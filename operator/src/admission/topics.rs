@@ -18,17 +18,7 @@ use super::{
     caches::Caches,
     review::{Judged, Operation, Request},
 };
-
-/// The kind of a resource, if it is a topic of an operator that weir knows.
-pub fn kind(group: &str, kind: &str) -> Option<TopicResourceKind> {
-    match (group, kind) {
-        ("kafka.strimzi.io", "KafkaTopic") => Some(TopicResourceKind::StrimziKafkaTopic),
-        ("cluster.redpanda.com", "Topic") => Some(TopicResourceKind::RedpandaTopic),
-        ("topic.kafka.m.crossplane.io", "Topic") => Some(TopicResourceKind::CrossplaneTopic),
-        ("topic.kafka.crossplane.io", "Topic") => Some(TopicResourceKind::CrossplaneClusterTopic),
-        _ => None,
-    }
-}
+use crate::topic_resource;
 
 /// As it is called in `topicResources`, and in metrics.
 pub const fn name(kind: TopicResourceKind) -> &'static str {
@@ -56,54 +46,21 @@ impl Declared {
     pub fn read(kind: TopicResourceKind, name: &str, object: &Value) -> Self {
         let metadata = &object["metadata"];
         let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
-        let annotation = |key: &str| text(&metadata["annotations"][key]);
         let spec = &object["spec"];
-        let (own_name, owns) = match kind {
-            TopicResourceKind::StrimziKafkaTopic => {
-                (text(&spec["topicName"]), annotation("strimzi.io/managed").as_deref() != Some("false"))
-            }
-            TopicResourceKind::RedpandaTopic => (text(&spec["overwriteTopicName"]), true),
-            TopicResourceKind::CrossplaneTopic | TopicResourceKind::CrossplaneClusterTopic => {
-                (annotation("crossplane.io/external-name"), deletes_by_crossplane(spec))
-            }
+        let owns = match kind {
+            TopicResourceKind::StrimziKafkaTopic => metadata["annotations"]["strimzi.io/managed"] != "false",
+            TopicResourceKind::RedpandaTopic => true,
+            TopicResourceKind::CrossplaneTopic | TopicResourceKind::CrossplaneClusterTopic => deletes_by_crossplane(spec),
         };
         let name = text(&metadata["name"]).unwrap_or_else(|| name.to_owned());
         let labels = metadata["labels"].as_object().into_iter().flatten();
         Self {
-            topic: own_name.unwrap_or(name),
+            topic: topic_resource::topic(kind, object).unwrap_or(name),
             labels: labels.filter_map(|(key, value)| Some((key.clone(), text(value)?))).collect(),
-            config: config(kind, spec),
+            config: topic_resource::config(kind, object),
             owns,
             is_going: metadata["deletionTimestamp"].is_string(),
         }
-    }
-}
-
-/// Where the keys stand in the resource.
-const fn path(kind: TopicResourceKind) -> &'static str {
-    match kind {
-        TopicResourceKind::StrimziKafkaTopic => "spec.config",
-        TopicResourceKind::RedpandaTopic => "spec.additionalConfig",
-        TopicResourceKind::CrossplaneTopic | TopicResourceKind::CrossplaneClusterTopic => "spec.forProvider.config",
-    }
-}
-
-fn config(kind: TopicResourceKind, spec: &Value) -> Overrides {
-    let found = match kind {
-        TopicResourceKind::StrimziKafkaTopic => &spec["config"],
-        TopicResourceKind::RedpandaTopic => &spec["additionalConfig"],
-        TopicResourceKind::CrossplaneTopic | TopicResourceKind::CrossplaneClusterTopic => &spec["forProvider"]["config"],
-    };
-    found.as_object().into_iter().flatten().filter_map(|(key, value)| Some((key.clone(), setting(value)?))).collect()
-}
-
-/// As its operator hands it to Kafka. `None`: as if the key were not there.
-fn setting(value: &Value) -> Option<String> {
-    match value {
-        Value::Null => None,
-        Value::String(text) => Some(text.clone()),
-        Value::Array(items) => Some(items.iter().filter_map(setting).collect::<Vec<_>>().join(",")),
-        Value::Bool(_) | Value::Number(_) | Value::Object(_) => Some(value.to_string()),
     }
 }
 
@@ -147,7 +104,7 @@ pub fn judge_topic(kind: TopicResourceKind, request: &Request, caches: &Caches) 
 
 fn verdict(kind: TopicResourceKind, old: &Overrides, new: &Overrides, mut judged: Standing) -> weir_floors::judge::Verdict {
     standing::assume_same(&mut judged.inherited, old, new);
-    judge(&Edit { path: path(kind), old, new }, &judged)
+    judge(&Edit { path: &topic_resource::path(kind), old, new }, &judged)
 }
 
 /// What becomes of topics that policies govern, and of which nothing is known.

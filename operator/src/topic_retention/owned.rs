@@ -22,6 +22,7 @@ use weir_crds::{
 use weir_floors::{Assessment, HOUR_MS, Retention, config::RETENTION_MS, findings::Finding, policy::Mode};
 
 use super::turn::LOOK_INTERVAL_MS;
+use crate::topic_resource::{self, Layout, layout};
 
 /// A page of a list.
 const LIST_PAGE: u32 = 500;
@@ -40,57 +41,6 @@ pub struct Owner {
     name: String,
     /// What it sets of the topic's configuration.
     declared: BTreeMap<String, String>,
-}
-
-/// Where a kind's resources are, and what lies where in them.
-struct Layout {
-    group: &'static str,
-    version: &'static str,
-    kind: &'static str,
-    plural: &'static str,
-    /// The topic's name, where it is not the resource's.
-    topic: &'static str,
-    config: &'static [&'static str],
-}
-
-const CROSSPLANE_CONFIG: &[&str] = &["spec", "forProvider", "config"];
-const CROSSPLANE_NAME: &str = "/metadata/annotations/crossplane.io~1external-name";
-
-const fn layout(kind: TopicResourceKind) -> Layout {
-    match kind {
-        TopicResourceKind::StrimziKafkaTopic => Layout {
-            group: "kafka.strimzi.io",
-            version: "v1beta2",
-            kind: "KafkaTopic",
-            plural: "kafkatopics",
-            topic: "/spec/topicName",
-            config: &["spec", "config"],
-        },
-        TopicResourceKind::RedpandaTopic => Layout {
-            group: "cluster.redpanda.com",
-            version: "v1alpha2",
-            kind: "Topic",
-            plural: "topics",
-            topic: "/spec/overwriteTopicName",
-            config: &["spec", "additionalConfig"],
-        },
-        TopicResourceKind::CrossplaneTopic => Layout {
-            group: "topic.kafka.m.crossplane.io",
-            version: "v1alpha1",
-            kind: "Topic",
-            plural: "topics",
-            topic: CROSSPLANE_NAME,
-            config: CROSSPLANE_CONFIG,
-        },
-        TopicResourceKind::CrossplaneClusterTopic => Layout {
-            group: "topic.kafka.crossplane.io",
-            version: "v1alpha1",
-            kind: "Topic",
-            plural: "topics",
-            topic: CROSSPLANE_NAME,
-            config: CROSSPLANE_CONFIG,
-        },
-    }
 }
 
 /// By topic, as of the last look that was answered.
@@ -169,14 +119,10 @@ async fn list(client: &Client, declared: &TopicResource) -> Result<Vec<DynamicOb
 
 /// The topic that a resource describes, and what it says of it.
 fn owner(kind: TopicResourceKind, resource: &Value) -> (String, Owner) {
-    let layout = layout(kind);
     let text = |pointer: &str| resource.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
     let name = text("/metadata/name").unwrap_or_default();
-    let config = resource.pointer(&format!("/{}", layout.config.join("/"))).and_then(Value::as_object);
-    let value = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let declared = config.into_iter().flatten().map(|(key, v)| (key.clone(), value(v))).collect();
-    let topic = text(layout.topic).unwrap_or_else(|| name.clone());
-    (topic, Owner { kind, namespace: text("/metadata/namespace"), name, declared })
+    let topic = topic_resource::topic(kind, resource).unwrap_or_else(|| name.clone());
+    (topic, Owner { kind, namespace: text("/metadata/namespace"), name, declared: topic_resource::config(kind, resource) })
 }
 
 impl Owner {
