@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     duration::KubeDuration,
-    refs::{ObjectRef, S3Service},
+    refs::{S3Service, S3Store},
 };
 
 /// Where backfills run, how much they may take, and where their artifacts lie.
@@ -37,29 +37,13 @@ pub struct BackfillClassSpec {
     /// The class of jobs that name none. At most one class may say so.
     #[serde(default)]
     pub default: bool,
-    pub artifact_store: ArtifactStore,
+    /// Where every run keeps its plan, manifests and staged data.
+    pub artifact_store: S3Store,
     /// How workers reach the buckets that jobs name as sources; absent: as the artifact store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_store: Option<S3Service>,
     pub workers: Workers,
     pub limits: Limits,
-}
-
-/// Where every run keeps its plan, manifests and staged data.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ArtifactStore {
-    #[schemars(length(min = 3, max = 63), regex(pattern = r"^[a-z0-9][a-z0-9.-]+[a-z0-9]$"))]
-    pub bucket: String,
-    /// Before `<namespace>/<name>/…`; without slashes at its ends.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 256), regex(pattern = r"^([A-Za-z0-9!_.*'()=-]+(/[A-Za-z0-9!_.*'()=-]+)*)?$"))]
-    pub prefix: String,
-    pub s3: S3Service,
-    /// The operator's own credentials: a Secret in the operator's namespace with `aws-access-key-id` and
-    /// `aws-secret-access-key`; absent: the operator's identity. Workers never see it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub credentials_secret_ref: Option<ObjectRef>,
 }
 
 /// The nodes that workers run on, and what a worker gets.

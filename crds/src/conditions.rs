@@ -27,6 +27,11 @@ pub enum ConditionType {
     HoldActive,
     EnforcementConflict,
     RetentionHeld,
+    EmergencyExtended,
+    BreakGlass,
+    AuditHealthy,
+    HistoryKept,
+    Active,
 }
 
 impl ConditionType {
@@ -54,6 +59,11 @@ impl ConditionType {
             Self::HoldActive => "HoldActive",
             Self::EnforcementConflict => "EnforcementConflict",
             Self::RetentionHeld => "RetentionHeld",
+            Self::EmergencyExtended => "EmergencyExtended",
+            Self::BreakGlass => "BreakGlass",
+            Self::AuditHealthy => "AuditHealthy",
+            Self::HistoryKept => "HistoryKept",
+            Self::Active => "Active",
         }
     }
 }

@@ -7,10 +7,14 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{duration::KubeDuration, refs::ObjectRef};
+use crate::{
+    contract::digest::Sha256Digest,
+    duration::KubeDuration,
+    refs::{ObjectRef, S3Store},
+};
 
 /// A Kafka cluster: how it is reached, and which namespaces may use which of its topics.
-#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "weir.dev",
     version = "v1alpha1",
@@ -29,6 +33,8 @@ use crate::{duration::KubeDuration, refs::ObjectRef};
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("(self.security.protocol == 'SaslTls') == has(self.security.mechanism)")
     .message("spec.security.mechanism belongs to protocol SaslTls, and SaslTls needs it: set mechanism to ScramSha256 or ScramSha512, or choose another protocol"))]
+#[x_kube(validation = Rule::new("!has(self.exceptionMaximum) || (duration(self.exceptionMaximum) >= duration('1m') && duration(self.exceptionMaximum) <= duration('24h'))")
+    .message("spec.exceptionMaximum must be between 1m and 24h"))]
 pub struct KafkaClusterSpec {
     /// Where the first contact is made, as `host:port`.
     #[schemars(length(min = 1, max = 32), inner(length(min = 3, max = 260), regex(pattern = r"^[A-Za-z0-9._\[\]:-]+:[0-9]{1,5}$")))]
@@ -47,6 +53,16 @@ pub struct KafkaClusterSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub topic_resources: Vec<TopicResource>,
+    /// Where every change of a topic is recorded, and what weir remembers of topics is kept. Absent: nothing is recorded,
+    /// and what weir raised is never lowered again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<S3Store>,
+    /// Absent: however full the brokers' disks are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<StorageGuard>,
+    /// How long a `RetentionException` may last. Default 4h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exception_maximum: Option<KubeDuration>,
 }
 
 /// Resources of one kind that are topics of a cluster: those that lie in `namespaces` and carry `matchLabels`, as far as these
@@ -79,6 +95,15 @@ pub enum TopicResourceKind {
     RedpandaTopic,
     CrossplaneTopic,
     CrossplaneClusterTopic,
+}
+
+/// When disks are too full to keep more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StorageGuard {
+    /// Of the fullest log directory of any broker. Above it weir only puts back what somebody lowered.
+    #[schemars(range(min = 1, max = 99))]
+    pub max_used_percent: u32,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -147,7 +172,24 @@ pub struct KafkaClusterStatus {
     pub cluster_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub brokers: Option<i32>,
+    /// The newest entry of the audit log: with it nothing can be cut from the log's end unseen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<AuditAnchor>,
     #[serde(default)]
     #[schemars(schema_with = "crate::schema::conditions")]
     pub conditions: Vec<Condition>,
+}
+
+/// The newest entry of an audit log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditAnchor {
+    /// The folder below the store's prefix.
+    #[schemars(length(max = 253))]
+    pub chain: String,
+    #[schemars(range(min = 1))]
+    pub sequence: u64,
+    /// Of the entry's bytes.
+    #[schemars(schema_with = "crate::schema::sha256")]
+    pub digest: Sha256Digest,
 }

@@ -11,6 +11,23 @@ pub struct ObjectRef {
     pub name: String,
 }
 
+/// Where something is kept: a bucket, a prefix in it, and the operator's credentials for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct S3Store {
+    #[schemars(length(min = 3, max = 63), regex(pattern = r"^[a-z0-9][a-z0-9.-]+[a-z0-9]$"))]
+    pub bucket: String,
+    /// Before everything that is kept there; without slashes at its ends.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 256), regex(pattern = r"^([A-Za-z0-9!_.*'()=-]+(/[A-Za-z0-9!_.*'()=-]+)*)?$"))]
+    pub prefix: String,
+    pub s3: S3Service,
+    /// The operator's own credentials: a Secret in the operator's namespace with `aws-access-key-id` and
+    /// `aws-secret-access-key`; absent: the operator's identity. Workers never see it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<ObjectRef>,
+}
+
 /// How an S3 service is reached. Who may use it is a matter of credentials, never of this.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

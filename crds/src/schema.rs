@@ -23,3 +23,8 @@ pub fn conditions(_: &mut SchemaGenerator) -> Schema {
         },
     })
 }
+
+/// A SHA-256 in hexadecimal digits.
+pub fn sha256(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "pattern": "^[0-9a-f]{64}$"})
+}

@@ -78,6 +78,10 @@ pub struct TopicFloorStatus {
     pub headroom: String,
     #[schemars(length(max = 32))]
     pub time_to_loss: String,
+    /// The `RetentionException` that lowers the floor now, and its reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1500))]
+    pub exception: Option<String>,
     /// What weir raised, by key, as long as nobody else has changed it since.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub raised: BTreeMap<String, RaisedKey>,
@@ -172,4 +176,7 @@ pub struct RaisedKey {
     pub before: Option<String>,
     #[schemars(length(max = 64))]
     pub set: String,
+    /// For a group that was about to lose records.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub extended: bool,
 }

@@ -41,6 +41,9 @@ pub struct TopicRetentionPolicySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protect: Option<ProtectSpec>,
     pub enforcement: Enforcement,
+    /// How weir returns from what it raised, once nothing needs it any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decreases: Option<DecreasesSpec>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slo: Option<SloSpec>,
     pub owners: OwnersSpec,
@@ -134,6 +137,42 @@ pub struct ProtectSpec {
 #[serde(rename_all = "camelCase")]
 pub struct Enforcement {
     pub mode: EnforcementMode,
+    /// More time for a group that is about to lose records. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emergency_extend: Option<EmergencyExtend>,
+}
+
+/// Retention is multiplied when a group that counts has too little headroom left. It is not done while it is not known how
+/// full the brokers' disks are, and not above the cluster's `storage.maxUsedPercent`.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("duration(self.maximum) >= duration('1m')").message("enforcement.emergencyExtend.maximum must be at least 1m"))]
+pub struct EmergencyExtend {
+    /// Of the effective retention.
+    #[schemars(range(min = 1, max = 99))]
+    pub when_headroom_below_percent: u32,
+    /// Of the effective retention; 200 doubles it.
+    #[schemars(range(min = 101, max = 1000))]
+    pub factor_percent: u32,
+    /// It is extended no further than that, however often.
+    pub maximum: KubeDuration,
+}
+
+/// weir goes back to the floor, or to what there was before if that is more: by steps, each only while lags and disks are
+/// known.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.maxStep) || duration(self.maxStep) >= duration('1m')").message("decreases.maxStep must be at least 1m"),
+    validation = Rule::new("!has(self.every) || duration(self.every) >= duration('1m')").message("decreases.every must be at least 1m"),
+)]
+pub struct DecreasesSpec {
+    /// Default 24h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_step: Option<KubeDuration>,
+    /// From one step to the next. Default 24h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<KubeDuration>,
 }
 
 /// `Enforce` raises what is below its floor, `Warn` tells of it in an event, `Audit` only records it in status and metrics.

@@ -239,15 +239,13 @@ mod tests {
     fn a_grant_is_for_these_namespaces_these_topics_and_these_verbs() {
         let cluster = KafkaClusterSpec {
             bootstrap_servers: vec!["b:9092".into()],
-            security: Default::default(),
-            credentials_secret_ref: None,
             grants: vec![Grant {
                 namespaces: vec!["growth".into()],
                 topics: vec![r"^app_.*$".into()],
                 verbs: vec![GrantVerb::Write],
                 max_floor: None,
             }],
-            topic_resources: vec![],
+            ..Default::default()
         };
         assert_eq!(granted(&cluster, "growth", "app_events", &[GrantVerb::Write]), Ok(()));
         assert_eq!(granted(&cluster, "growth", "app_events", &[GrantVerb::Write, GrantVerb::Read]), Err(GrantVerb::Read));

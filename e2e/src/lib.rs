@@ -4,6 +4,7 @@
 //! `environment` says where everything is. Tests use it through `fixture`, wait by `wait`, and break it by `handles`.
 
 pub mod access;
+pub mod audit;
 pub mod buildah;
 pub mod cache;
 pub mod cluster;

@@ -19,9 +19,9 @@ use weir_e2e::demo::watch::{Watched, is_complete};
 use weir_e2e::faults::attempt::Fault;
 use weir_e2e::faults::http::{HttpProxy, Trouble, Weather};
 use weir_e2e::faults::inject::actions;
-use weir_e2e::faults::operator::{Operator, Place};
+use weir_e2e::faults::operator::{Operator, Place, in_its_place};
 use weir_e2e::faults::table::Table;
-use weir_e2e::fixture::{self, Fixture};
+use weir_e2e::fixture::Fixture;
 use weir_e2e::handles::{Component, Handles, Signal};
 use weir_e2e::novashop::Settings;
 
@@ -111,17 +111,6 @@ impl Run<'_> {
         self.fixture.patch_job(JOB, json!({"runGeneration": self.generation})).await?;
         Ok(())
     }
-}
-
-/// Runs a test in the place of the operator's pods, which come back whatever became of it.
-async fn in_its_place(name: &str, test: impl AsyncFnOnce(&Fixture, &Place<'_>) -> anyhow::Result<()>) {
-    fixture::run(name, async |fixture| {
-        let place = Place::take(fixture).await?;
-        let outcome = test(fixture, &place).await;
-        place.give_back().await?;
-        outcome
-    })
-    .await;
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! Drills about records that are lost, or are about to be: A1 with both verdicts, A2 up to the draft, A3 after the jump, C9,
-//! C12, C14. Each has a control: what happens to a topic that weir does not enforce, or does not look at.
+//! Drills about records that are lost, or are about to be: A1 with both verdicts, A2 up to the draft, A3 after the jump, C1,
+//! C9, C12, C14. Each has a control: what happens to a topic that weir does not enforce, or does not look at.
 
 use std::time::Duration;
 
@@ -144,6 +144,45 @@ async fn a3_a_group_that_jumps_over_its_backlog_has_skipped_records() {
         let found = wait::until("a BackfillJob is drafted", DRAFTED, is_drafted).await?;
         let sink = &found[0]["spec"]["sinks"][0]["kafka"];
         ensure!(sink["mode"] == "SideTopic" && sink["topic"] == format!("{topic}.backfill"), "{sink}");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn c1_a_group_that_is_about_to_lose_records_gets_more_time() {
+    fixture::run("emergency", async |fixture| {
+        const THREE_HOURS_MS: &str = "10800000";
+        const SIX_HOURS_MS: &str = "21600000";
+        /// Until the oldest records are deleted: a few looks.
+        const LEFT: Duration = Duration::from_secs(240);
+        let (cluster, group) = (govern(fixture).await?, fixture.name("lake-sink"));
+        let [topic, control] = ["events", "control"].map(|part| fixture.name(part));
+        for topic in [&topic, &control] {
+            fixture.cluster.kafka.create_topic(topic, 1, &[("retention.ms", THREE_HOURS_MS)]).await?;
+            produce_each(fixture, topic, ago_ms(THREE_HOURS - LEFT)?, RECORDS).await?;
+        }
+        commit(fixture, &group, &[&topic, &control], &["--to-offset", &READ.to_string()]).await?;
+        let extend = json!({"whenHeadroomBelowPercent": 20, "factorPercent": 200, "maximum": "12h"});
+        // The floor alone asks for nothing.
+        let rest = json!({
+            "floor": {"minimum": "1h", "lagMultiplierPercent": 0}, "enforcement": {"mode": "Enforce", "emergencyExtend": extend},
+        });
+        fixture.apply(&policy_yaml("events", &cluster, std::slice::from_ref(&topic), "1h", "Enforce", &rest)).await?;
+        let is_raised = |floor: &Value| {
+            let raised = &floor["status"]["raised"]["retention.ms"];
+            raised["before"] == THREE_HOURS_MS && raised["set"] == SIX_HOURS_MS && raised["extended"] == true
+        };
+        until_shown(fixture, &topic, "the extension is shown", LEFT, is_raised).await?;
+        ensure!(setting(fixture, &topic, "retention.ms").await? == SIX_HOURS_MS, "it is shown and not done");
+        // Without weir the records go when their time has come.
+        let is_gone = async || {
+            let (begins, _) = bounds(fixture, &control).await?;
+            ensure!(begins == RECORDS, "it begins at {begins}");
+            Ok(())
+        };
+        wait::until("the broker deletes what is too old", LEFT + SOON, is_gone).await?;
+        ensure!(bounds(fixture, &topic).await? == (0, RECORDS), "records of the extended topic are gone");
         Ok(())
     })
     .await;

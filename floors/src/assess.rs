@@ -168,7 +168,7 @@ impl History {
         let round = Round { seen, governance, keys: keys.ok(), effective, now_ms };
         let groups = self.group_lags(&round);
         let unknown = unknowns(&round, &groups);
-        self.hold(round.keys.as_ref(), &unknown);
+        self.hold(seen, round.keys.as_ref(), &unknown);
         let mut it = Assessment {
             topic_id: self.topic_id.clone(),
             state: State::Healthy,
@@ -275,13 +275,15 @@ impl History {
         self.groups.retain(|name, record| present(name) || Standing::of(policies, name, record.idle_ms(now_ms)) != Standing::Retired);
     }
 
-    /// Until lag is known again, what there was when it became unknown is held.
-    fn hold(&mut self, keys: Option<&Keys>, unknown: &[Unknown]) {
+    /// Until lag is known again, what there was when it became unknown is held. Before the first look of a process that is what
+    /// there is: since the last one's end it may have been changed rightly.
+    fn hold(&mut self, seen: &Observed, keys: Option<&Keys>, unknown: &[Unknown]) {
         let lag_known = unknown.iter().all(|u| matches!(u, Unknown::Retention(_)));
         if lag_known {
             self.held = None;
         } else if self.held.is_none() {
-            self.held = self.kept.map(|k| k.retention).or(keys.map(|k| k.retention_ms));
+            let kept = self.kept.filter(|_| seen.offsets_at_ms > 0);
+            self.held = kept.map(|k| k.retention).or(keys.map(|k| k.retention_ms));
         }
     }
 

@@ -135,7 +135,10 @@ impl History {
     /// Goes on from what an earlier process showed, as far as it is not remembered.
     pub fn resume(&mut self, status: &TopicFloorStatus) {
         if self.raised.is_empty() {
-            let raised = status.raised.iter().map(|(key, r)| (key.clone(), Raised { before: r.before.clone(), set: r.set.clone() }));
+            let raised = status
+                .raised
+                .iter()
+                .map(|(key, r)| (key.clone(), Raised { before: r.before.clone(), set: r.set.clone(), extended: r.extended }));
             self.raised = raised.collect();
         }
         for snapshot in &status.snapshots {

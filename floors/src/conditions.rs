@@ -21,6 +21,11 @@ pub fn conditions(topics: &[(&str, &Assessment)], owner: &Owners) -> Vec<Wanted>
         hold_active(topics),
         found(topics, ConditionType::EnforcementConflict, &["EnforcementConflict"]),
         found(topics, ConditionType::DataLossDetected, &["RecordsLost", "RecordsSkipped", "RecordsDeleted"]),
+        stands(topics, ConditionType::EmergencyExtended, "Extended", |it| {
+            let extended = it.raised.iter().find(|(_, r)| r.extended);
+            extended.map(|(key, r)| format!("{key} is {} for now, since a group was about to lose records", r.set))
+        }),
+        stands(topics, ConditionType::BreakGlass, "ExceptionInForce", |it| it.exception.clone()),
     ]
 }
 
@@ -60,15 +65,19 @@ fn hold_active(topics: &Topics<'_>) -> Wanted {
         let jobs: Vec<String> = holds(it).into_iter().map(|hold| hold.job).collect();
         (!jobs.is_empty()).then(|| format!("BackfillJob {} holds its records", jobs.join(", ")))
     };
-    match first(topics, says) {
-        Some(message) => wanted(ConditionType::HoldActive, Some(true), "HeldByBackfillJob", message),
-        None => wanted(ConditionType::HoldActive, Some(false), "None", String::new()),
-    }
+    stands(topics, ConditionType::HoldActive, "HeldByBackfillJob", says)
 }
 
 fn found(topics: &Topics<'_>, kind: ConditionType, reasons: &[&'static str]) -> Wanted {
     match worst(topics, reasons) {
         Some((reason, message)) => wanted(kind, Some(true), reason, message),
+        None => wanted(kind, Some(false), "None", String::new()),
+    }
+}
+
+fn stands(topics: &Topics<'_>, kind: ConditionType, reason: &str, says: impl Fn(&Assessment) -> Option<String>) -> Wanted {
+    match first(topics, says) {
+        Some(message) => wanted(kind, Some(true), reason, message),
         None => wanted(kind, Some(false), "None", String::new()),
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     observed::{GroupSeen, GroupState},
     peaks::Peaks,
     policy::Policy,
-    series::Series,
+    series::{Series, Step},
 };
 
 /// Points of a group's lag: fewer than of a partition's end, since only its course is asked for. Enough for gaps of at
@@ -52,6 +52,24 @@ pub struct LagPoint {
     pub records: i64,
     /// The sum of the committed offsets.
     pub committed: i64,
+}
+
+impl Step for LagPoint {
+    fn since(self, before: Self) -> Self {
+        Self {
+            behind_ms: self.behind_ms.since(before.behind_ms),
+            records: self.records.since(before.records),
+            committed: self.committed.since(before.committed),
+        }
+    }
+
+    fn onto(self, before: Self) -> Self {
+        Self {
+            behind_ms: self.behind_ms.onto(before.behind_ms),
+            records: self.records.onto(before.records),
+            committed: self.committed.onto(before.committed),
+        }
+    }
 }
 
 /// Whether a group's lag counts.

@@ -29,6 +29,8 @@ pub const LOOK_BACK_DEFAULT_MS: i64 = 168 * HOUR_MS;
 #[serde(rename_all = "camelCase")]
 pub struct History {
     pub(crate) topic_id: String,
+    /// Since when the topic is watched: what was before is not known.
+    pub(crate) began_ms: Option<i64>,
     /// When offsets were last taken in.
     pub(crate) observed_ms: i64,
     pub(crate) partitions: BTreeMap<i32, PartitionRecord>,
@@ -56,6 +58,7 @@ impl History {
     pub fn new(topic_id: impl Into<String>) -> Self {
         Self {
             topic_id: topic_id.into(),
+            began_ms: None,
             observed_ms: 0,
             partitions: BTreeMap::new(),
             groups: BTreeMap::new(),
@@ -85,6 +88,27 @@ impl History {
         &self.raised
     }
 
+    /// Whether it is known of a change that weir made then or later. What is shown has whole seconds.
+    pub fn has_changed_since(&self, at_ms: i64) -> bool {
+        let repaired_ms = self.repair.as_ref().map(|repair| repair.at_ms);
+        self.changed_ms.max(repaired_ms).is_some_and(|changed_ms| changed_ms / 1_000 >= at_ms / 1_000)
+    }
+
+    /// Goes on with what an earlier process remembered. What this one was told and did since stands above that.
+    pub fn take_up(&mut self, mut earlier: Self) {
+        if earlier.topic_id == self.topic_id {
+            earlier.raised.append(&mut self.raised);
+            for (name, group) in std::mem::take(&mut self.groups) {
+                earlier.groups.entry(name).or_insert(group);
+            }
+            earlier.join_repair(self);
+        }
+        earlier.join_losses(std::mem::take(&mut self.incidents), std::mem::take(&mut self.gaps));
+        earlier.changed_ms = earlier.changed_ms.max(self.changed_ms);
+        earlier.rules = self.rules.or(earlier.rules);
+        *self = earlier;
+    }
+
     pub(crate) fn look_back_ms(&self) -> i64 {
         self.rules.map_or(LOOK_BACK_DEFAULT_MS, |r| r.look_back_ms)
     }
@@ -96,6 +120,7 @@ impl History {
         }
         let news = seen.offsets_at_ms > self.observed_ms;
         if news {
+            self.began_ms.get_or_insert(seen.offsets_at_ms);
             self.observed_ms = seen.offsets_at_ms;
             self.observe_logs(seen);
         }

@@ -94,6 +94,25 @@ impl History {
         self.incidents.iter().filter_map(loss).collect()
     }
 
+    /// Beside what is remembered: what was shown of it later, or found since.
+    pub(crate) fn join_losses(&mut self, incidents: Vec<Incident>, gaps: Vec<Gap>) {
+        for incident in incidents {
+            match self.incidents.iter_mut().find(|known| known.id == incident.id) {
+                Some(known) => known.join(incident),
+                None => self.incidents.push(incident),
+            }
+        }
+        for gap in gaps {
+            match self.gaps.iter_mut().find(|known| known.covers(&gap, gap.from)) {
+                Some(known) if gap.to <= known.to => {}
+                Some(known) if known.incident == gap.incident => (known.to, known.last_ms) = (gap.to, gap.last_ms),
+                Some(_) | None => self.gaps.push(gap),
+            }
+        }
+        self.incidents.retain(|i| self.gaps.iter().any(|g| g.incident == i.id));
+        self.incidents.sort_by_key(|i| i.found_ms);
+    }
+
     /// Takes in what a group missed, up to what is known of it already.
     pub(crate) fn add_gap(&mut self, gap: Gap) {
         let mut from = gap.from;
@@ -182,6 +201,13 @@ impl History {
 }
 
 impl Incident {
+    /// The same as another process knew it.
+    fn join(&mut self, other: Self) {
+        self.grown_ms = self.grown_ms.max(other.grown_ms);
+        self.acknowledged |= other.acknowledged;
+        self.draft = self.draft.take().or(other.draft);
+    }
+
     /// What a draft covers, or somebody has seen to, does not change any more: what comes is another incident.
     const fn is_open(&self) -> bool {
         !self.acknowledged && self.draft.is_none()

@@ -1,16 +1,57 @@
 //! Values over time, thinned: near in time they are dense, far back they are sparse.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 /// A point is dropped where the gap that this leaves is at most this share of the gap's age: so what is interpolated
 /// `age` ago is wrong by at most `age / GAP_DIVISOR`, beside what the observations themselves left open.
 pub const GAP_DIVISOR: i64 = 10;
 
-/// Values at times, in the order of time.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
+/// Values at times, in the order of time. Written as steps from point to point, which are short.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Series<V> {
     points: Vec<(i64, V)>,
+}
+
+/// A value that is written as its difference from the one before.
+pub trait Step: Copy + Default {
+    fn since(self, before: Self) -> Self;
+    fn onto(self, before: Self) -> Self;
+}
+
+impl Step for i64 {
+    fn since(self, before: Self) -> Self {
+        self.wrapping_sub(before)
+    }
+
+    fn onto(self, before: Self) -> Self {
+        self.wrapping_add(before)
+    }
+}
+
+impl<V: Step + Serialize> Serialize for Series<V> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (mut at_ms, mut value) = (0, V::default());
+        serializer.collect_seq(self.points.iter().map(|(t, v)| {
+            let step = (t.since(at_ms), v.since(value));
+            (at_ms, value) = (*t, *v);
+            step
+        }))
+    }
+}
+
+impl<'de, V: Step + Deserialize<'de>> Deserialize<'de> for Series<V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut points: Vec<(i64, V)> = Vec::deserialize(deserializer)?;
+        let (mut at_ms, mut value) = (0, V::default());
+        for (index, point) in points.iter_mut().enumerate() {
+            if index > 0 && point.0 <= 0 {
+                return Err(D::Error::custom("a point of a series is not later than the one before"));
+            }
+            *point = (point.0.onto(at_ms), point.1.onto(value));
+            (at_ms, value) = *point;
+        }
+        Ok(Self { points })
+    }
 }
 
 impl<V: Copy + PartialEq> Series<V> {

@@ -5,7 +5,7 @@ use weir_crds::{
     duration::KubeDuration,
     kafka_cluster::{GrantVerb, KafkaClusterSpec},
     retention_exception::RetentionExceptionSpec,
-    topic_retention_policy::{EnforcementMode, FloorSpec, ProtectSpec, TopicRetentionPolicySpec},
+    topic_retention_policy::{EmergencyExtend, EnforcementMode, FloorSpec, ProtectSpec, TopicRetentionPolicySpec},
     validate::{self, FieldError},
 };
 
@@ -13,15 +13,15 @@ use crate::{
     DAY_MS, HOUR_MS, Retention,
     exceptions::Exception,
     history::LOOK_BACK_DEFAULT_MS,
-    policy::{Authority, Consumer, Decreases, Detectors, FloorRule, GroupRule, Mode, Owners, Policy, Protect, Slo, Topics},
+    policy::{Authority, Consumer, Decreases, Detectors, Emergency, FloorRule, GroupRule, Mode, Owners, Policy, Protect, Slo, Topics},
 };
 
 const LAG_MULTIPLIER_DEFAULT_PERCENT: u32 = 200;
 const RETIRE_AFTER_DEFAULT_MS: i64 = 336 * HOUR_MS;
-/// How far and how often weir may take back what it raised.
-const DECREASES: Decreases = Decreases { max_step_ms: DAY_MS, every_ms: DAY_MS };
-/// An exception ends so long after its creation, whatever it says.
-pub const EXCEPTION_MAX_MS: i64 = 4 * HOUR_MS;
+/// An exception ends so long after its creation, whatever it says, unless the cluster allows more.
+pub const EXCEPTION_MAX_DEFAULT_MS: i64 = 4 * HOUR_MS;
+/// No cluster allows more.
+pub const EXCEPTION_MAX_MS: i64 = 24 * HOUR_MS;
 
 /// A policy, which until [`Policy::with_authority`] only looks. `name`: as `namespace/name`.
 pub fn policy(name: &str, spec: &TopicRetentionPolicySpec) -> Result<Policy, Vec<FieldError>> {
@@ -56,8 +56,8 @@ pub fn policy(name: &str, spec: &TopicRetentionPolicySpec) -> Result<Policy, Vec
         authority: Authority::Observe,
         mode: mode(spec.enforcement.mode),
         protect: protect(&spec.protect.clone().unwrap_or_default()),
-        emergency: None,
-        decreases: DECREASES,
+        emergency: spec.enforcement.emergency_extend.as_ref().map(emergency),
+        decreases: decreases(spec),
         slo: slo(spec),
         detectors: Detectors {
             dead_consumer_after_ms: spec.detectors.as_ref().and_then(|d| Some(ms(d.dead_consumer.as_ref()?.after))),
@@ -75,6 +75,19 @@ fn floor(spec: &FloorSpec) -> FloorRule {
         downtime_allowance_ms: ms_or(spec.downtime_allowance, 0),
         maximum: spec.maximum.map_or(Retention::Infinite, |maximum| Retention::Millis(ms(maximum))),
     }
+}
+
+fn emergency(spec: &EmergencyExtend) -> Emergency {
+    Emergency {
+        below_headroom_percent: spec.when_headroom_below_percent,
+        factor_percent: spec.factor_percent,
+        maximum_ms: ms(spec.maximum),
+    }
+}
+
+fn decreases(spec: &TopicRetentionPolicySpec) -> Decreases {
+    let (max_step, every) = spec.decreases.as_ref().map_or((None, None), |d| (d.max_step, d.every));
+    Decreases { max_step_ms: ms_or(max_step, DAY_MS), every_ms: ms_or(every, DAY_MS) }
 }
 
 fn slo(spec: &TopicRetentionPolicySpec) -> Slo {
@@ -133,15 +146,29 @@ pub fn authority(cluster: &KafkaClusterSpec, namespace: &str, topic: &str) -> Op
     found
 }
 
-/// An exception for a topic of a cluster; `None`: it is for others. `name`: as `namespace/name`.
-pub fn exception(name: &str, spec: &RetentionExceptionSpec, created_ms: i64, cluster: &str, topic: &str) -> Option<Exception> {
-    let covers = spec.cluster_ref.name == cluster && spec.topics.iter().any(|t| t == topic);
-    covers.then(|| Exception {
+/// Whether a namespace may change a topic's retention.
+pub fn governs(cluster: &KafkaClusterSpec, namespace: &str, topic: &str) -> bool {
+    matches!(authority(cluster, namespace, topic), Some(Authority::Govern { .. }))
+}
+
+/// How long an exception may last on a cluster.
+pub fn exception_max_ms(cluster: &KafkaClusterSpec) -> i64 {
+    ms_or(cluster.exception_maximum, EXCEPTION_MAX_DEFAULT_MS).min(EXCEPTION_MAX_MS)
+}
+
+/// Whether an exception is about a topic of a cluster.
+pub fn covers(spec: &RetentionExceptionSpec, cluster: &str, topic: &str) -> bool {
+    spec.cluster_ref.name == cluster && spec.topics.iter().any(|t| t == topic)
+}
+
+/// An exception, as it ends by itself. `name`: as `namespace/name`.
+pub fn exception(name: &str, spec: &RetentionExceptionSpec, created_ms: i64, max_ms: i64) -> Exception {
+    Exception {
         name: name.to_owned(),
         reason: spec.reason.clone(),
         floor_ms: ms(spec.floor),
-        until_ms: spec.until.0.as_millisecond().min(created_ms.saturating_add(EXCEPTION_MAX_MS)),
-    })
+        until_ms: spec.until.0.as_millisecond().min(created_ms.saturating_add(max_ms)),
+    }
 }
 
 fn patterns(field: &str, patterns: &[String], errors: &mut Vec<FieldError>) -> Vec<Regex> {

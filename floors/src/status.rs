@@ -12,6 +12,7 @@ use crate::{
     floor::Reason,
     lag::{Behind, TimeLeft},
     text,
+    wanted::Raised,
 };
 
 /// A policy's status shows so many topics.
@@ -57,9 +58,14 @@ pub fn topic_floor(it: &Assessment, standing: Option<TopicStanding>) -> TopicFlo
         snapshots: carried::snapshots(it),
         holds: carried::holds(it),
         maximum: it.rules.and_then(|rules| rules.maximum.millis()).map(text::exact),
-        raised: it.raised.iter().map(|(key, r)| (key.clone(), RaisedKey { before: r.before.clone(), set: r.set.clone() })).collect(),
+        exception: it.exception.clone(),
+        raised: it.raised.iter().map(|(key, r)| (key.clone(), raised_key(r))).collect(),
         standing,
     }
+}
+
+fn raised_key(raised: &Raised) -> RaisedKey {
+    RaisedKey { before: raised.before.clone(), set: raised.set.clone(), extended: raised.extended }
 }
 
 fn length(retention: Retention) -> String {
@@ -136,7 +142,9 @@ impl Shown {
     pub fn is_another_state(&self, before: &TopicFloorStatus) -> bool {
         let said = |s: &TopicFloorStatus| {
             let found = (s.repair.clone(), s.losses.clone(), s.snapshots.clone(), s.holds.clone());
-            (s.state.clone(), s.raised.clone(), s.standing.as_ref().map(|s| (s.mode, s.protect)), found)
+            // What an exception allows is judged by it from now on, and no longer than it is in force.
+            let allowed = s.exception.as_ref().map(|said| (said.clone(), s.standing.as_ref().and_then(|s| s.floor_ms)));
+            (s.state.clone(), s.raised.clone(), s.standing.as_ref().map(|s| (s.mode, s.protect)), allowed, found)
         };
         said(&self.status) != said(before)
     }

@@ -137,6 +137,30 @@ impl History {
         });
     }
 
+    /// Beside what is remembered: what was shown of it later, or done since.
+    pub(crate) fn join_repair(&mut self, later: &mut Self) {
+        let stands = match (&mut self.repair, &later.repair) {
+            (Some(known), Some(later)) if known.id == later.id && (known.verdict.is_some() || later.verdict.is_none()) => {
+                known.acknowledged |= later.acknowledged;
+                later.at_ms <= known.at_ms
+            }
+            (Some(known), Some(later)) => known.id != later.id && later.at_ms < known.at_ms,
+            (known, later) => known.is_some() || later.is_none(),
+        };
+        if !stands {
+            self.repair = later.repair.take();
+        } else if self.is_unjudged() {
+            // It is judged by where logs began before it.
+            return;
+        }
+        for (partition, record) in &later.partitions {
+            if let Some(offset) = record.start_before() {
+                let known = self.partitions.entry(*partition).or_default();
+                known.began(known.start_before().map_or(offset, |before| before.max(offset)));
+            }
+        }
+    }
+
     /// Whether the topic keeps less than it did when it was last as it should be, or may not keep it everywhere yet: then
     /// what is deleted was not due.
     pub(crate) fn is_lowered(&self, keys: Option<&Keys>) -> bool {

@@ -41,6 +41,21 @@ pub enum Cause {
     StepDown,
 }
 
+impl Cause {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Raise => "Raise",
+            Self::Restore => "Restore",
+            Self::Extend => "Extend",
+            Self::StepDown => "StepDown",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Raise, Self::Restore, Self::Extend, Self::StepDown].into_iter().find(|cause| cause.as_str() == text)
+    }
+}
+
 /// `None`: the topic inherits the value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyChange {
@@ -77,6 +92,10 @@ pub enum Why {
     /// Something could not be observed, and so nothing is lowered.
     LagUnknown,
     NotBefore(i64),
+    /// The topic is not watched for the look-back yet, so that nobody knows what was needed within it.
+    LookBackNotSeen {
+        until_ms: i64,
+    },
     /// At the next step a group would have too little headroom.
     HeadroomNeeded,
     /// The emergency extension is at its maximum.
@@ -94,6 +113,9 @@ pub struct Raised {
     /// The topic's own value; `None`: it inherited one.
     pub before: Option<String>,
     pub set: String,
+    /// For a group that was about to lose records.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub extended: bool,
 }
 
 /// Limits of a topic.
@@ -239,9 +261,12 @@ impl History {
         };
         let change = Change { cause: Cause::StepDown, keys: vec![key] };
         let next_at_ms = self.changed_ms.map_or(s.now_ms, |changed| changed.saturating_add(s.rules.decreases.every_ms));
+        let watched_ms = self.began_ms.map_or(i64::MAX, |began| began.saturating_add(s.rules.look_back_ms));
         let why = match s.effective {
             Effective::Unknown(why) => Some(Why::RetentionUnknown(why)),
             Effective::Known { .. } if !s.all_known => Some(Why::LagUnknown),
+            Effective::Known { .. } if s.storage.used_percent.is_none() => Some(Why::StorageUnknown),
+            Effective::Known { .. } if s.now_ms < watched_ms => Some(Why::LookBackNotSeen { until_ms: watched_ms }),
             Effective::Known { .. } if s.now_ms < next_at_ms => Some(Why::NotBefore(next_at_ms)),
             Effective::Known { retention, .. } if needs_headroom(s, retention, next) => Some(Why::HeadroomNeeded),
             Effective::Known { .. } => None,
@@ -291,8 +316,10 @@ impl History {
             if back {
                 self.raised.remove(key.key);
             } else if let Some(set) = key.to.clone() {
-                let raised = self.raised.entry(key.key.to_owned()).or_insert(Raised { before: key.from.clone(), set: String::new() });
+                let begin = || Raised { before: key.from.clone(), set: String::new(), extended: false };
+                let raised = self.raised.entry(key.key.to_owned()).or_insert_with(begin);
                 raised.set = set;
+                raised.extended |= change.cause == Cause::Extend;
             }
             self.keep(key);
         }

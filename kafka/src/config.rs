@@ -31,6 +31,13 @@ pub struct KafkaConfig {
     pub credentials_dir: Option<PathBuf>,
 }
 
+/// Who logs in, and how. Not shown anywhere.
+pub(crate) struct Login {
+    pub mechanism: &'static str,
+    pub username: String,
+    pub password: String,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("no bootstrap server is named")]
@@ -81,15 +88,10 @@ impl KafkaConfig {
                 self.present_certificate(&mut config)?;
             }
             KafkaProtocol::SaslTls => {
-                let mechanism = match self.security.mechanism.ok_or(ConfigError::NoMechanism)? {
-                    SaslMechanism::ScramSha256 => "SCRAM-SHA-256",
-                    SaslMechanism::ScramSha512 => "SCRAM-SHA-512",
-                };
-                config
-                    .set("security.protocol", "sasl_ssl")
-                    .set("sasl.mechanism", mechanism)
-                    .set("sasl.username", self.required(USERNAME_FILE)?)
-                    .set("sasl.password", self.required(PASSWORD_FILE)?);
+                config.set("security.protocol", "sasl_ssl");
+                if let Some(Login { mechanism, username, password }) = self.login()? {
+                    config.set("sasl.mechanism", mechanism).set("sasl.username", username).set("sasl.password", password);
+                }
                 self.trust(&mut config)?;
                 self.present_certificate(&mut config)?;
             }
@@ -97,23 +99,43 @@ impl KafkaConfig {
         Ok(config)
     }
 
-    /// Whom to believe: the credentials' own CA first, then the cluster's, then the system's.
+    /// Who logs in; `None`: the protocol has no login.
+    pub(crate) fn login(&self) -> Result<Option<Login>, ConfigError> {
+        if self.security.protocol != KafkaProtocol::SaslTls {
+            return Ok(None);
+        }
+        let mechanism = match self.security.mechanism.ok_or(ConfigError::NoMechanism)? {
+            SaslMechanism::ScramSha256 => "SCRAM-SHA-256",
+            SaslMechanism::ScramSha512 => "SCRAM-SHA-512",
+        };
+        Ok(Some(Login { mechanism, username: self.required(USERNAME_FILE)?, password: self.required(PASSWORD_FILE)? }))
+    }
+
+    /// Whom to believe, as PEM: the credentials' own CA first, then the cluster's; `None`: the system's.
+    pub(crate) fn ca(&self) -> Result<Option<String>, ConfigError> {
+        Ok(self.optional(CA_FILE)?.or_else(|| self.security.ca_certificates.clone()))
+    }
+
     fn trust(&self, config: &mut ClientConfig) -> Result<(), ConfigError> {
-        match self.optional(CA_FILE)?.or_else(|| self.security.ca_certificates.clone()) {
+        match self.ca()? {
             Some(pem) => config.set("ssl.ca.pem", pem),
             None => config.set("ssl.ca.location", "probe"),
         };
         Ok(())
     }
 
-    /// A client certificate needs both of its halves; neither is no client certificate.
     fn present_certificate(&self, config: &mut ClientConfig) -> Result<(), ConfigError> {
+        if let Some((certificate, key)) = self.certificate()? {
+            config.set("ssl.certificate.pem", certificate).set("ssl.key.pem", key);
+        }
+        Ok(())
+    }
+
+    /// The client's certificate and its key, as PEM: it needs both, or there is none.
+    pub(crate) fn certificate(&self) -> Result<Option<(String, String)>, ConfigError> {
         match (self.optional(CERTIFICATE_FILE)?, self.optional(KEY_FILE)?) {
-            (Some(certificate), Some(key)) => {
-                config.set("ssl.certificate.pem", certificate).set("ssl.key.pem", key);
-                Ok(())
-            }
-            (None, None) => Ok(()),
+            (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
+            (None, None) => Ok(None),
             (Some(_), None) => Err(ConfigError::MissingFile { file: KEY_FILE, reason: "kafka-tls.crt needs" }),
             (None, Some(_)) => Err(ConfigError::MissingFile { file: CERTIFICATE_FILE, reason: "kafka-tls.key needs" }),
         }

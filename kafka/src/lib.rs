@@ -11,6 +11,7 @@ mod diagnosis;
 pub mod failure;
 #[cfg(test)]
 mod failure_tests;
+pub mod log_dirs;
 #[cfg(test)]
 mod mock;
 pub mod murmur2;
@@ -27,5 +28,6 @@ mod transaction_tests;
 pub use admin::{Admin, AdminError, BrokerConfig, BrokerNode, ClusterDescription, PartitionDescription, TopicConfig, TopicDescription};
 pub use config::{ConfigError, KafkaConfig};
 pub use failure::Consequence;
+pub use log_dirs::{LogDir, LogDirs, LogDirsError};
 pub use native::RequestError;
 pub use takeover::Holder;

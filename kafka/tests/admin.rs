@@ -14,7 +14,7 @@ use rdkafka::{
     consumer::{BaseConsumer, CommitMode, Consumer as _},
     producer::{FutureProducer, FutureRecord},
 };
-use weir_crds::kafka_cluster::KafkaSecurity;
+use weir_crds::kafka_cluster::{KafkaProtocol, KafkaSecurity, SaslMechanism};
 use weir_kafka::{
     Admin, KafkaConfig, RequestError,
     admin::{ConfigChange, ConfigSource, GroupState, OffsetSpec, PartitionOffset, TopicPartition},
@@ -104,10 +104,23 @@ async fn raising_one_key_leaves_the_others_as_they_are() {
     }
     assert!(matches!(before.source("segment.index.bytes"), Some(ConfigSource::Default | ConfigSource::StaticBroker)));
 
-    let alter = async |change| {
+    let alter = async |change: ConfigChange| {
+        let expected = if let ConfigChange::Set(value) = &change { Some(value.clone()) } else { None };
         let changes = BTreeMap::from([(topic.clone(), BTreeMap::from([("retention.ms".to_owned(), change)]))]);
         assert_eq!(admin.alter_topic_configs(changes, WITHIN).await.unwrap(), BTreeMap::from([(topic.clone(), Ok(()))]));
-        admin.topic_config(&topic).await.unwrap()
+        // The controller has it; the broker that is asked may hear of it a moment later.
+        let deadline = Instant::now() + WITHIN;
+        loop {
+            let config = admin.topic_config(&topic).await.unwrap();
+            let has_heard = match &expected {
+                Some(value) => config.get("retention.ms") == Some(value),
+                None => config.source("retention.ms") != Some(ConfigSource::Topic),
+            };
+            if has_heard || Instant::now() > deadline {
+                return config;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     };
     let raised = alter(set("604800000")).await;
     assert_eq!((raised.get("retention.ms"), raised.source("retention.ms")), (Some("604800000"), Some(ConfigSource::Topic)));
@@ -313,4 +326,59 @@ async fn a_hundred_groups_are_asked_at_once() {
     let described = admin.describe_groups(names, WITHIN).await.unwrap();
     assert!(described.values().all(|group| group.as_ref().is_ok_and(|group| group.state == GroupState::Empty)), "{described:?}");
     delete(&[topic]).await;
+}
+
+/// Of a topic with a log of some size, by one of the broker's doors.
+async fn must_know_log_dirs(config: &KafkaConfig) {
+    let topic = unique("disks");
+    create(std::slice::from_ref(&topic), 2, &[]).await;
+    let producer: FutureProducer = client().create().unwrap();
+    let payload = "r".repeat(1000);
+    for _ in 0..100 {
+        producer.send(FutureRecord::<(), str>::to(&topic).partition(0).payload(&payload), WITHIN).await.unwrap();
+    }
+    let admin = Admin::new(config).unwrap();
+    let description = admin.topic(&topic).await.unwrap().unwrap();
+    let leader = |partition: usize| description.partitions[partition].leader.unwrap();
+    let asked = BTreeMap::from([(topic.clone(), BTreeSet::from([0, 1])), (unique("missing"), BTreeSet::from([0]))]);
+    let found = admin.log_dirs(asked, WITHIN).await.unwrap();
+    let written = found.replica_bytes(leader(0), &at(&topic, 0)).unwrap();
+    assert!((100_000..1_000_000).contains(&written), "{written}");
+    assert_eq!(found.replica_bytes(leader(1), &at(&topic, 1)), Some(0));
+    let used = found.used_percent().unwrap();
+    assert!((1..=100).contains(&used), "{used}");
+    delete(&[topic]).await;
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).expect(name)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker"]
+async fn log_dirs_are_known_by_every_door() {
+    let authority = std::fs::read_to_string(variable("KAFKA_CA_FILE")).unwrap();
+    let security = |protocol, mechanism| KafkaSecurity { protocol, mechanism, ca_certificates: Some(authority.clone()) };
+    let credentials = tempfile::tempdir().unwrap();
+    for (file, variable_name) in [("kafka-username", "KAFKA_USERNAME"), ("kafka-password", "KAFKA_PASSWORD")] {
+        std::fs::write(credentials.path().join(file), variable(variable_name)).unwrap();
+    }
+    let certificate = tempfile::tempdir().unwrap();
+    for (file, variable_name) in [("kafka-tls.crt", "KAFKA_CERT_FILE"), ("kafka-tls.key", "KAFKA_KEY_FILE")] {
+        std::fs::copy(variable(variable_name), certificate.path().join(file)).unwrap();
+    }
+    let config = |bootstrap: &str, security, dir: Option<&tempfile::TempDir>| KafkaConfig {
+        bootstrap_servers: vec![variable(bootstrap)],
+        security,
+        credentials_dir: dir.map(|dir| dir.path().to_owned()),
+    };
+    must_know_log_dirs(&config("KAFKA_BOOTSTRAP", KafkaSecurity::default(), None)).await;
+    must_know_log_dirs(&config("KAFKA_SSL_BOOTSTRAP", security(KafkaProtocol::Tls, None), Some(&certificate))).await;
+    let scram = security(KafkaProtocol::SaslTls, Some(SaslMechanism::ScramSha512));
+    must_know_log_dirs(&config("KAFKA_SASL_BOOTSTRAP", scram.clone(), Some(&credentials))).await;
+
+    // Who is not let in finds no brokers either.
+    std::fs::write(credentials.path().join("kafka-password"), "not-the-password").unwrap();
+    let wrong = Admin::new(&config("KAFKA_SASL_BOOTSTRAP", scram, Some(&credentials))).unwrap();
+    assert!(wrong.log_dirs(BTreeMap::new(), Duration::from_secs(5)).await.is_err());
 }

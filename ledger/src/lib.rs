@@ -2,8 +2,8 @@
 //!
 //! The store is the truth about what ran, so this client keeps three things apart that are easily mixed up: an object
 //! that is not there, a store that cannot be reached, and an object that is there with other content. It decides nothing
-//! from them; and but for progress objects, which are only shown, and claims, which are compared and swapped, it never
-//! writes over an object with another content.
+//! from them; and but for progress objects, which are only shown, what the operator remembers, which says itself whether it
+//! is whole, and claims, which are compared and swapped, it never writes over an object with another content.
 
 pub mod claims;
 pub mod client;

@@ -84,7 +84,7 @@ impl Ledger {
         Ok(self.get(key).await?.map(|found| if found == *bytes { PutOnce::Same } else { PutOnce::Different { found } }))
     }
 
-    /// Puts an object whatever is there. For progress, which is only shown; nothing is ever decided by it.
+    /// Puts an object whatever is there: progress, which is only shown, and what the operator remembers of topics.
     pub async fn overwrite(&self, key: &str, bytes: Bytes) -> Result<(), LedgerError> {
         self.put(fault::PROGRESS, key, bytes, false).await.map_err(|error| LedgerError::request("putting", &self.bucket, key, &error))
     }

@@ -1,6 +1,11 @@
 //! Puts the parts together: the server, leadership, and while this replica leads the controllers.
 
-use std::{fmt::Debug, future::Future, sync::Arc, time::Duration};
+use std::{
+    fmt::Debug,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
 
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
@@ -17,7 +22,7 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
-use weir_crds::{BackfillClass, BackfillJob, KafkaCluster, TopicFloor, TopicRetentionPolicy};
+use weir_crds::{BackfillClass, BackfillJob, KafkaCluster, RetentionException, TopicFloor, TopicRetentionPolicy};
 
 use crate::{
     admission::{self, rotation::Rotation},
@@ -34,6 +39,7 @@ use crate::{
     reconcile::{measured, measured_as},
     server::{self, Readiness},
     settings::Settings,
+    stores::Stores,
     topic_retention::{self, Retention},
 };
 
@@ -47,6 +53,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// The apiserver ends a watch after this, and one that says nothing for a little longer is made anew: a connection that
 /// died in silence hides an edit for no longer.
 const WATCH_SECONDS: u32 = 45;
+
+/// For what is written as the process ends; with it the pod still ends within its grace period of 30 s.
+const END_TIMEOUT: Duration = Duration::from_secs(8);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -73,17 +82,27 @@ pub async fn serve(settings: Settings) -> Result<(), Error> {
     let mut impatient = config.clone();
     (impatient.read_timeout, impatient.write_timeout) = (Some(REQUEST_TIMEOUT), Some(REQUEST_TIMEOUT));
     let requests = client(impatient).map_err(Error::Client)?;
-    let stop = signals()?.shared();
+    let signal = signals()?.shared();
     let webhooks =
-        admission::serve(settings.webhook_listen, watches.clone(), &settings.namespace, Arc::clone(&metrics), &readiness, stop.clone());
+        admission::serve(settings.webhook_listen, watches.clone(), &settings.namespace, Arc::clone(&metrics), &readiness, signal.clone());
+    let leading = LeadingRetention::default();
+    let ending = Arc::clone(&leading);
+    let stop = async move {
+        signal.await;
+        let retention = ending.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        if let Some(retention) = retention {
+            // The controllers go on meanwhile: this replica still leads.
+            _ = tokio::time::timeout(END_TIMEOUT, retention.end()).await;
+        }
+    };
     let term = || {
         let (watches, requests, settings) = (watches.clone(), requests.clone(), settings.clone());
-        let (metrics, readiness) = (Arc::clone(&metrics), readiness.clone());
+        let (metrics, readiness, leading) = (Arc::clone(&metrics), readiness.clone(), Arc::clone(&leading));
         async move {
             metrics.leads(true);
             // Dropped with the term, however it ends.
             let _leading = Leading(Arc::clone(&metrics));
-            run(watches, requests, &settings, metrics, &readiness).await;
+            run(watches, requests, &settings, metrics, &readiness, &leading).await;
         }
     };
     let server = server::serve(settings.listen, readiness.clone(), Arc::clone(&metrics));
@@ -95,6 +114,9 @@ pub async fn serve(settings: Settings) -> Result<(), Error> {
         result = work => result.map(drop),
     }
 }
+
+/// What the leader remembers of topics, while this replica leads.
+type LeadingRetention = Arc<Mutex<Weak<Retention>>>;
 
 struct Leading(Arc<Metrics>);
 
@@ -117,7 +139,14 @@ fn signals() -> Result<impl Future<Output = ()>, Error> {
 }
 
 /// The controllers of one term. What they remember is made anew for each: another replica may have led in between.
-async fn run(watches: Client, client: Client, settings: &Settings, metrics: Arc<Metrics>, readiness: &Readiness) {
+async fn run(
+    watches: Client,
+    client: Client,
+    settings: &Settings,
+    metrics: Arc<Metrics>,
+    readiness: &Readiness,
+    leading: &LeadingRetention,
+) {
     readiness.waits_for("the caches of BackfillClasses, KafkaClusters and BackfillJobs");
     let (classes, class_changes) = watched::<BackfillClass>(Api::all(watches.clone()));
     let (clusters, cluster_changes) = watched::<KafkaCluster>(Api::all(watches.clone()));
@@ -172,7 +201,7 @@ async fn run(watches: Client, client: Client, settings: &Settings, metrics: Arc<
             .for_each(|_| async {})
             .await;
     };
-    let retention_run = retention(&watches, &ctx, floor_changes);
+    let retention_run = retention(&watches, &ctx, &settings.pod_name, leading, floor_changes);
     let rotation = Rotation::new(ctx.client.clone(), &settings.namespace);
     let ready = async {
         let (a, b, c) = futures::join!(classes.wait_until_ready(), clusters.wait_until_ready(), jobs.wait_until_ready());
@@ -184,25 +213,41 @@ async fn run(watches: Client, client: Client, settings: &Settings, metrics: Arc<
 }
 
 /// A turn per KafkaCluster, again and again. It needs no debounce: nothing but a cluster's own change and the clock wakes it.
-async fn retention(watches: &Client, ctx: &Context, floor_changes: impl Stream<Item = Result<TopicFloor, watcher::Error>>) {
+async fn retention(
+    watches: &Client,
+    ctx: &Context,
+    replica: &str,
+    leading: &LeadingRetention,
+    floor_changes: impl Stream<Item = Result<TopicFloor, watcher::Error>>,
+) {
     let (policies, policy_changes) = watched::<TopicRetentionPolicy>(Api::all(watches.clone()));
+    let (exceptions, exception_changes) = watched::<RetentionException>(Api::all(watches.clone()));
     let (clusters, cluster_changes) = watched::<KafkaCluster>(Api::all(watches.clone()));
     let retention = Arc::new(Retention {
         client: ctx.client.clone(),
         credentials: ctx.credentials.clone(),
+        stores: Stores::new(ctx.credentials.clone()),
+        replica: replica.to_owned(),
         recorder: ctx.recorder.clone(),
         metrics: Arc::clone(&ctx.metrics),
         clusters: ctx.clusters.clone(),
         policies: policies.clone(),
         floors: ctx.floors.clone(),
         jobs: ctx.jobs.clone(),
+        exceptions: exceptions.clone(),
         memories: Default::default(),
     });
+    *leading.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&retention);
     let turns = async {
-        // What a cache lacks must not be taken for gone.
+        // What a cache lacks must not be taken for gone: a job's hold, above all, before anything is lowered.
         let Retention { clusters: known, floors, jobs, .. } = &*retention;
-        let ready =
-            futures::try_join!(policies.wait_until_ready(), known.wait_until_ready(), floors.wait_until_ready(), jobs.wait_until_ready());
+        let ready = futures::try_join!(
+            policies.wait_until_ready(),
+            known.wait_until_ready(),
+            floors.wait_until_ready(),
+            jobs.wait_until_ready(),
+            exceptions.wait_until_ready()
+        );
         if ready.is_err() {
             return;
         }
@@ -236,7 +281,7 @@ async fn retention(watches: &Client, ctx: &Context, floor_changes: impl Stream<I
             .for_each(|_| async {})
             .await;
     };
-    futures::join!(turns, orphans, floor_changes.for_each(|_| async {}));
+    futures::join!(turns, orphans, floor_changes.for_each(|_| async {}), exception_changes.for_each(|_| async {}));
 }
 
 /// After an error; what can be foreseen is not one, and says itself when to come back.

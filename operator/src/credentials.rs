@@ -45,6 +45,8 @@ pub struct Credentials {
 #[derive(Debug)]
 pub struct Folder {
     pub path: PathBuf,
+    /// The Secret's, as [`Credentials::version`] says it.
+    pub version: Option<String>,
 }
 
 impl Drop for Folder {
@@ -66,13 +68,11 @@ impl Credentials {
     /// The files of a Secret; without a Secret there is no folder, and clients use the process's identity.
     pub async fn folder(&self, secret: Option<&ObjectRef>) -> Result<Option<Folder>, CredentialsError> {
         let Some(ObjectRef { name }) = secret else { return Ok(None) };
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
-        let found = api.get_opt(name).await.map_err(|source| CredentialsError::Get { name: name.clone(), source })?;
-        let secret = found.ok_or_else(|| CredentialsError::Missing { name: name.clone(), namespace: self.namespace.clone() })?;
+        let secret = self.secret(name).await?;
         let path = self.root.join(format!("weir-credentials-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
         let failed = |source| CredentialsError::Write { path: path.clone(), source };
         private_folder(&path).map_err(failed)?;
-        let folder = Folder { path: path.clone() };
+        let folder = Folder { path: path.clone(), version: secret.metadata.resource_version };
         for (key, value) in secret.data.unwrap_or_default() {
             if key.contains('/') || key.starts_with("..") {
                 return Err(CredentialsError::Key { name: name.clone(), key });
@@ -80,6 +80,18 @@ impl Credentials {
             std::fs::write(path.join(key), value.0).map_err(failed)?;
         }
         Ok(Some(folder))
+    }
+
+    /// Which version of a Secret there is: another one has other credentials.
+    pub async fn version(&self, secret: Option<&ObjectRef>) -> Result<Option<String>, CredentialsError> {
+        let Some(ObjectRef { name }) = secret else { return Ok(None) };
+        Ok(self.secret(name).await?.metadata.resource_version)
+    }
+
+    async fn secret(&self, name: &str) -> Result<Secret, CredentialsError> {
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
+        let found = api.get_opt(name).await.map_err(|source| CredentialsError::Get { name: name.to_owned(), source })?;
+        found.ok_or_else(|| CredentialsError::Missing { name: name.to_owned(), namespace: self.namespace.clone() })
     }
 }
 

@@ -54,7 +54,7 @@ pub async fn reconcile(cluster: Arc<KafkaCluster>, ctx: Arc<Context>) -> Result<
     };
     let again = if found.is_ok() { READY_INTERVAL } else { UNREADY_INTERVAL };
     let status = status(&cluster, found, Timestamp::now());
-    if cluster.status.as_ref() != Some(&status) {
+    if cluster.status.as_ref().map(own) != Some(status.clone()) {
         write(&cluster, &ctx, &status).await?;
     }
     Ok(Action::requeue(again))
@@ -76,6 +76,12 @@ async fn probe(cluster: &KafkaCluster, ctx: &Context) -> Result<ClusterDescripti
     tokio::time::timeout(PROBE_TIMEOUT, admin.cluster()).await.map_err(|_| ProbeError::Timeout)?.map_err(Into::into)
 }
 
+/// What this controller writes of a status; the audit log and what is remembered of topics are said by the cluster's turns.
+fn own(status: &KafkaClusterStatus) -> KafkaClusterStatus {
+    let conditions = status.conditions.iter().filter(|c| c.type_ == ConditionType::Ready.as_str()).cloned().collect();
+    KafkaClusterStatus { audit: None, conditions, ..status.clone() }
+}
+
 /// Pure. What was last known of a cluster stays while it cannot be reached.
 fn status(cluster: &KafkaCluster, found: Result<ClusterDescription, (&'static str, String)>, now: Timestamp) -> KafkaClusterStatus {
     let old = cluster.status.clone().unwrap_or_default();
@@ -90,6 +96,7 @@ fn status(cluster: &KafkaCluster, found: Result<ClusterDescription, (&'static st
         observed_generation: generation,
         cluster_id: known.as_ref().map(|(id, _)| id.clone()).or(old.cluster_id),
         brokers: known.map(|(_, brokers)| brokers).or(old.brokers),
+        audit: None,
         conditions: conditions::merge(&old.conditions, wanted, generation, now),
     }
 }
@@ -119,14 +126,7 @@ mod tests {
 
     #[test]
     fn a_cluster_that_is_away_keeps_its_id_but_is_not_ready() {
-        let spec = KafkaClusterSpec {
-            bootstrap_servers: vec![],
-            security: Default::default(),
-            credentials_secret_ref: None,
-            grants: vec![],
-            topic_resources: vec![],
-        };
-        let mut cluster = KafkaCluster::new("c", spec);
+        let mut cluster = KafkaCluster::new("c", KafkaClusterSpec::default());
         cluster.metadata.generation = Some(3);
         let broker = BrokerNode { id: 1, host: "h".into(), port: 1 };
         let (t1, t2) = (Timestamp::UNIX_EPOCH, Timestamp::MAX);

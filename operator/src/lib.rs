@@ -1,6 +1,7 @@
 //! weir's operator: it decides, and starts workers. It never moves data and never reads a tenant's.
 
 pub mod admission;
+pub mod audit;
 mod backfill_class;
 pub mod backfill_job;
 mod client;

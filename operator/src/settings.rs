@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 /// weir's operator.
 #[derive(Clone, Debug, clap::Parser)]
-#[command(name = "weir-operator", version)]
+#[command(name = "weir-operator", version, after_help = "`weir-operator audit verify --help` is about audit logs.")]
 pub struct Settings {
     /// The namespace that the operator runs in: its lease and its Secrets are there.
     #[arg(long, env = "WEIR_NAMESPACE")]

@@ -1,4 +1,4 @@
-//! Clients of the artifact stores that classes name, with the operator's credentials for them.
+//! Clients of the stores that classes and clusters name, with the operator's credentials for them.
 
 use std::{
     collections::HashMap,
@@ -6,8 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kube::ResourceExt as _;
-use weir_crds::{BackfillClass, backfill_class::BackfillClassSpec, contract::run::StoreLocation};
+use kube::Resource;
+use weir_crds::{BackfillClass, contract::run::StoreLocation, refs::S3Store};
 use weir_ledger::Ledger;
 
 use crate::credentials::{Credentials, CredentialsError};
@@ -17,21 +17,20 @@ const CLIENT_LIFETIME: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("the credentials for the artifact store are not there")]
+    #[error("the credentials for the store are not there")]
     Credentials(#[from] CredentialsError),
-    #[error("no client can be made for the artifact store")]
+    #[error("no client can be made for the store")]
     Client(#[from] weir_ledger::ClientError),
 }
 
-/// Where a class keeps artifacts.
-pub fn location(class: &BackfillClassSpec) -> StoreLocation {
-    let store = &class.artifact_store;
+/// Where a store lies, without whose credentials.
+pub fn location(store: &S3Store) -> StoreLocation {
     StoreLocation { bucket: store.bucket.clone(), prefix: store.prefix.clone(), s3: store.s3.clone() }
 }
 
 pub struct Stores {
     credentials: Credentials,
-    /// By the class's uid and generation; a handful, since classes are few.
+    /// By uid and generation of the object that names the store; a handful, since those are few.
     clients: Mutex<HashMap<(String, i64), (Instant, Ledger)>>,
 }
 
@@ -41,12 +40,17 @@ impl Stores {
     }
 
     pub async fn of(&self, class: &BackfillClass) -> Result<Ledger, StoreError> {
-        let key = (class.uid().unwrap_or_default(), class.metadata.generation.unwrap_or(0));
+        self.named_by(class, &class.spec.artifact_store).await
+    }
+
+    /// The store that an object names.
+    pub async fn named_by<K: Resource>(&self, object: &K, store: &S3Store) -> Result<Ledger, StoreError> {
+        let key = (object.meta().uid.clone().unwrap_or_default(), object.meta().generation.unwrap_or(0));
         if let Some((_, ledger)) = self.clients().get(&key).filter(|(made, _)| made.elapsed() < CLIENT_LIFETIME) {
             return Ok(ledger.clone());
         }
-        let folder = self.credentials.folder(class.spec.artifact_store.credentials_secret_ref.as_ref()).await?;
-        let ledger = Ledger::connect(&location(&class.spec), folder.as_ref().map(|f| f.path.as_path())).await?;
+        let folder = self.credentials.folder(store.credentials_secret_ref.as_ref()).await?;
+        let ledger = Ledger::connect(&location(store), folder.as_ref().map(|f| f.path.as_path())).await?;
         let mut clients = self.clients();
         clients.retain(|_, (made, _)| made.elapsed() < CLIENT_LIFETIME);
         clients.insert(key, (Instant::now(), ledger.clone()));

@@ -35,6 +35,8 @@ pub const PROXY_PORT: u16 = 19097;
 pub const USERNAME: &str = "weir";
 /// Its password; the broker cannot be reached from outside of this machine.
 pub const PASSWORD: &str = "weir-e2e-kafka-password";
+/// The common name of the certificate that tests come with.
+const CLIENT: &str = "weir-client";
 
 /// A directory id and a cluster id are 16 bytes in URL-safe base64. Any will do; a new one each time would let a client
 /// notice that it talks to another cluster, which is what a new cluster is.
@@ -115,7 +117,7 @@ fn create_certificates(site: &Site) -> Result<(), Error> {
         ..Subject::default()
     })?;
     site.place.write(&pki.join("kafka.pem"), &format!("{key}{certificate}{}", authority.certificate()))?;
-    authority.issue(&Subject { name: "kafka-client", common_name: "weir-client", ..Subject::default() })?;
+    authority.issue(&Subject { name: "kafka-client", common_name: CLIENT, ..Subject::default() })?;
     Ok(())
 }
 
@@ -140,9 +142,10 @@ ssl.client.auth=requested
 sasl.enabled.mechanisms=SCRAM-SHA-512
 listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=\
 org.apache.kafka.common.security.scram.ScramLoginModule required;
-# Whoever comes without an identity is trusted, and so is the one SCRAM user; tests make others, who may do nothing at first.
+# Whoever comes without an identity is trusted, and so are the one SCRAM user and the one certificate; tests make others, who may
+# do nothing at first.
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
-super.users=User:ANONYMOUS;User:{USERNAME}
+super.users=User:ANONYMOUS;User:{USERNAME};User:CN={CLIENT}
 allow.everyone.if.no.acl.found=false
 auto.create.topics.enable=false
 offsets.topic.replication.factor=1

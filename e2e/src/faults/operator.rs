@@ -14,7 +14,7 @@ use super::attempt::{Fault, Fired, fired_of};
 use super::site::beside_this_program;
 use crate::command;
 use crate::environment::names;
-use crate::fixture::{Fixture, OPERATOR_NAMESPACE};
+use crate::fixture::{self, Fixture, OPERATOR_NAMESPACE};
 use crate::supervisor::{Process, Signal};
 
 /// How long pods of the deployment may take to be gone.
@@ -36,6 +36,17 @@ pub struct Operator {
     fired: PathBuf,
     /// What it was told to suffer.
     pub faults: Vec<Fault>,
+}
+
+/// Runs a test in the place of the operator's pods, which come back whatever became of it.
+pub async fn in_its_place(name: &str, test: impl AsyncFnOnce(&Fixture, &Place<'_>) -> anyhow::Result<()>) {
+    fixture::run(name, async |fixture| {
+        let place = Place::take(fixture).await?;
+        let outcome = test(fixture, &place).await;
+        place.give_back().await?;
+        outcome
+    })
+    .await;
 }
 
 impl<'a> Place<'a> {

@@ -2,14 +2,14 @@
 
 use super::world::{BEGIN_MS, GROUP, World, lag, policy};
 use crate::{
-    Assessment, DAY_MS, HOUR_MS, Retention, State,
+    Assessment, DAY_MS, HOUR_MS, History, MINUTE_MS, Retention, State,
     config::{RETENTION_MS, Setting, Source},
     exceptions::Exception,
     findings::Finding,
     floor::Reason,
     observed::Storage,
     policy::{Authority, Emergency, Hold, Mode, Protect},
-    wanted::{Cause, Change, Wanted, Why},
+    wanted::{Cause, Change, Raised, Wanted, Why},
 };
 
 fn floor(said: &Assessment) -> i64 {
@@ -340,4 +340,56 @@ fn nothing_is_lowered_while_lag_is_unknown() {
     world.policies[0].floor.maximum = Retention::Millis(300 * HOUR_MS);
     let said = world.look();
     assert_eq!((floor(&said), held_back(&said)), (300, Some(Why::LagUnknown)));
+}
+
+#[test]
+fn nothing_is_lowered_before_the_look_back_was_seen_or_while_the_disks_are_not_known() {
+    let mut world = World::new();
+    world.history.began_ms = Some(BEGIN_MS);
+    hold(&mut world, 220);
+    let said = world.look();
+    world.apply(&said);
+    world.holds.clear();
+    let said = world.keeps_up(167 * HOUR_MS);
+    assert_eq!(held_back(&said), Some(Why::LookBackNotSeen { until_ms: BEGIN_MS + 168 * HOUR_MS }));
+    world.seen.storage.used_percent = None;
+    assert_eq!(held_back(&world.keeps_up(HOUR_MS)), Some(Why::StorageUnknown));
+    world.seen.storage.used_percent = Some(99);
+    assert_eq!(now(&world.keeps_up(HOUR_MS)), Some((Cause::StepDown, 220)), "a full disk is no reason to keep more");
+}
+
+#[test]
+fn a_successor_goes_on_with_what_was_remembered() {
+    let mut world = World::new();
+    world.keeps_up(HOUR_MS);
+    world.falls_behind(100 * HOUR_MS);
+    let text = serde_json::to_string(&world.history).unwrap();
+    let remembered: History = serde_json::from_str(&text).unwrap();
+    assert_eq!(remembered, world.history);
+    let mut successor = World::new();
+    (successor.now_ms, successor.seen) = (world.now_ms + HOUR_MS, world.seen.clone());
+    successor.history = History::new("first");
+    assert_eq!(floor(&successor.look()), 168, "it knows nothing yet");
+    let raised = Raised { before: Some("1".into()), set: (168 * HOUR_MS).to_string(), extended: false };
+    successor.history.raised.insert(RETENTION_MS.to_owned(), raised.clone());
+    successor.history.take_up(remembered);
+    successor.now_ms += MINUTE_MS;
+    assert_eq!(floor(&successor.look()), 203, "twice the hundred hours, and the hour since");
+    assert_eq!(successor.history.raised().get(RETENTION_MS), Some(&raised), "what its TopicFloor says");
+    // Of a topic that was made again what was raised is gone, and how far groups fell behind stays true.
+    let mut anew = World::new();
+    anew.seen.topic_id = "second".into();
+    anew.history = History::new("second");
+    anew.history.take_up(world.history);
+    (anew.now_ms, anew.log().end) = (world.now_ms + HOUR_MS, 10);
+    let said = anew.look();
+    assert_eq!((floor(&said), said.raised.len()), (200, 0));
+}
+
+#[test]
+fn a_series_that_goes_back_in_time_is_not_taken() {
+    use crate::series::Series;
+    let series: Series<i64> = serde_json::from_str("[[100,5],[30,-2],[1,9]]").unwrap();
+    assert_eq!(series.points(), [(100, 5), (130, 3), (131, 12)]);
+    assert!(serde_json::from_str::<Series<i64>>("[[100,5],[0,2]]").is_err());
 }

@@ -6,6 +6,7 @@ use super::world::{GROUP, World};
 use crate::{
     Assessment, HOUR_MS, MINUTE_MS, Policy,
     conditions::conditions,
+    exceptions::Exception,
     judge::GUARDED,
     policy::{Consumer, Mode, Owners},
     standing,
@@ -97,6 +98,19 @@ fn another_state_or_retention_is_news() {
     world.policies[0].mode = Mode::Enforce;
     let said = world.look();
     assert!(shown(&world, &said).is_another_state(&lowered.status));
+    let mut before = shown(&world, &said);
+    for floor_ms in [HOUR_MS, 2 * HOUR_MS] {
+        let until_ms = world.now_ms + HOUR_MS;
+        world.exceptions = vec![Exception { name: "growth/glass".into(), reason: "disks".into(), floor_ms, until_ms }];
+        let said = world.look();
+        let allowed = shown(&world, &said);
+        assert_eq!(allowed.status.standing.as_ref().and_then(|s| s.floor_ms), Some(floor_ms));
+        assert!(allowed.is_another_state(&before.status));
+        before = allowed;
+    }
+    world.exceptions.clear();
+    let said = world.look();
+    assert!(shown(&world, &said).is_another_state(&before.status));
 }
 
 #[test]

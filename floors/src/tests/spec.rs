@@ -16,7 +16,9 @@ fn full() -> Value {
         "floor": {"minimum": "168h", "lagMultiplierPercent": 300, "lagLookback": "100h", "downtimeAllowance": "72h", "maximum": "720h"},
         "consumerGroups": {"required": ["lake-sink"], "exclude": ["^console-"], "retireAfter": "300h"},
         "protect": {"retentionBytes": false, "cleanupPolicy": false, "brokerDefaults": false, "deletion": false},
-        "enforcement": {"mode": "Enforce"},
+        "enforcement": {"mode": "Enforce",
+                        "emergencyExtend": {"whenHeadroomBelowPercent": 50, "factorPercent": 200, "maximum": "336h"}},
+        "decreases": {"maxStep": "24h", "every": "48h"},
         "slo": {"warningPercent": 20, "criticalPercent": 40, "minTimeToLoss": "3h", "offsetsExpiryPercent": 60},
         "owners": {"team": "growth", "contacts": ["#growth"],
                    "consumers": [{"group": "lake-sink", "team": "data-lake", "contact": "#data-lake", "tables": ["raw.app_events"]}]},
@@ -154,13 +156,18 @@ fn an_exception_covers_its_topics_for_four_hours_at_most() {
     let crd = serde_json::to_value(RetentionException::crd()).unwrap();
     let known: BTreeSet<String> = ["/clusterRef/name", "/topics/0", "/floor", "/reason", "/until"].map(str::to_owned).into();
     assert_eq!(spec_schema(&crd), known);
-    let soon = spec::exception("n/e", &spec("2026-11-02T01:00:00Z"), BEGIN_MS, "msk", "b").unwrap();
+    let max_ms = spec::exception_max_ms(&KafkaClusterSpec::default());
+    let soon = spec::exception("n/e", &spec("2026-11-02T01:00:00Z"), BEGIN_MS, max_ms);
     assert_eq!((soon.name.as_str(), soon.reason.as_str()), ("n/e", "disks"));
     assert_eq!((soon.floor_ms, soon.until_ms), (2 * HOUR_MS, BEGIN_MS + HOUR_MS));
-    let late = spec::exception("n/e", &spec("2026-12-01T00:00:00Z"), BEGIN_MS, "msk", "a").unwrap();
-    assert_eq!(late.until_ms, BEGIN_MS + 4 * HOUR_MS);
-    for (cluster, topic) in [("msk", "c"), ("other", "a")] {
-        assert_eq!(spec::exception("n/e", &spec("2026-11-02T01:00:00Z"), BEGIN_MS, cluster, topic), None);
+    let late = |max_ms| spec::exception("n/e", &spec("2026-12-01T00:00:00Z"), BEGIN_MS, max_ms).until_ms;
+    assert_eq!(late(max_ms), BEGIN_MS + 4 * HOUR_MS);
+    for (allowed, hours) in [("1h", 1), ("24h", 24), ("48h", 24)] {
+        let cluster = KafkaClusterSpec { exception_maximum: Some(allowed.parse().unwrap()), ..Default::default() };
+        assert_eq!(late(spec::exception_max_ms(&cluster)), BEGIN_MS + hours * HOUR_MS, "{allowed}");
+    }
+    for (cluster, topic, covers) in [("msk", "a", true), ("msk", "b", true), ("msk", "c", false), ("other", "a", false)] {
+        assert_eq!(spec::covers(&spec("2026-11-02T01:00:00Z"), cluster, topic), covers, "{cluster} {topic}");
     }
 }
 

@@ -315,3 +315,63 @@ fn what_an_exception_lets_be_deleted_is_not_lost() {
     world.now_ms += 30_000;
     assert_eq!(verdict(&world.look()), Some((Outcome::Lost, vec![(0, 1000, 1200)])));
 }
+
+/// What an earlier process kept of its memory.
+fn kept(world: &World) -> History {
+    serde_json::from_str(&serde_json::to_string(&world.history).unwrap()).unwrap()
+}
+
+#[test]
+fn what_was_shown_later_stands_above_what_was_remembered_and_the_other_way_round() {
+    let mut world = behind();
+    lowered_and_restored(&mut world);
+    world.log().start = 1000;
+    world.now_ms += 20_000;
+    let early = world.look();
+    let (early_kept, early_shown) = (kept(&world), topic_floor(&early, None));
+    world.now_ms += 30_000;
+    let id = world.look().losses[0].incident.id.clone();
+    world.history.drafted(&id, "growth/draft".into());
+    let late = world.look_at_config();
+    assert_eq!((verdict(&early), verdict(&late)), (None, Some((Outcome::Lost, vec![(0, 0, 1000)]))));
+    let (late_kept, late_shown) = (kept(&world), topic_floor(&late, None));
+    assert_eq!(late_kept, world.history);
+    for (shown, remembered) in [(&late_shown, &early_kept), (&early_shown, &late_kept), (&late_shown, &late_kept)] {
+        let mut history = History::new("first");
+        history.resume(shown);
+        history.take_up(remembered.clone());
+        let judged = history.last_repair().unwrap().outcome();
+        let ranges: Vec<(i64, i64)> = history.gaps().iter().map(|gap| (gap.from, gap.to)).collect();
+        assert_eq!((judged, ranges), (Some(Outcome::Lost), vec![(0, 1000)]));
+        world.history = history;
+        let said = world.look_at_config();
+        let shown = topic_floor(&said, None);
+        assert_eq!(shown.losses.len(), 1);
+        assert_eq!(shown.losses[0].id, id);
+    }
+    // Neither process has judged it: where the log began is remembered.
+    let mut history = History::new("first");
+    history.resume(&early_shown);
+    history.take_up(early_kept);
+    world.history = history;
+    world.now_ms += 30_000;
+    assert_eq!(verdict(&world.look()), verdict(&late));
+}
+
+#[test]
+fn a_draft_that_was_shown_or_remembered_is_made_no_more() {
+    let mut world = behind();
+    world.log().start = 1000;
+    world.now_ms += 30_000;
+    let before = world.look();
+    let (undrafted, shown_undrafted) = (kept(&world), topic_floor(&before, None));
+    world.history.drafted(&before.losses[0].incident.id, "growth/draft".into());
+    let drafted = topic_floor(&world.look_at_config(), None);
+    for (shown, remembered) in [(&drafted, undrafted), (&shown_undrafted, kept(&world))] {
+        let mut history = History::new("first");
+        history.resume(shown);
+        history.take_up(remembered);
+        world.history = history;
+        assert_eq!(topic_floor(&world.look_at_config(), None).losses[0].draft.as_deref(), Some("growth/draft"));
+    }
+}

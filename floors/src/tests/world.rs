@@ -78,6 +78,8 @@ impl World {
         world.set(RETENTION_BYTES, -1);
         world.set(CLEANUP_POLICY, "delete");
         world.look();
+        // Watched for long enough to lower something.
+        world.history.began_ms = Some(BEGIN_MS - 30 * DAY_MS);
         world
     }
 

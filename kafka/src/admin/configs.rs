@@ -184,7 +184,13 @@ impl Admin {
         changes: BTreeMap<String, BTreeMap<String, ConfigChange>>,
         within: Duration,
     ) -> Result<Answers<()>, AdminError> {
-        self.ask(within, move |client, deadline| native::configs::alter(client, &changes, deadline)).await
+        let unanswered = || changes.keys().map(|topic| (topic.clone(), Err(RequestError::NoAnswer))).collect();
+        if weir_failpoints::hit("kafka.alter.send").is_some() {
+            return Ok(unanswered());
+        }
+        let lost = unanswered();
+        let answers = self.ask(within, move |client, deadline| native::configs::alter(client, &changes, deadline)).await;
+        if weir_failpoints::hit("kafka.alter.done").is_some() { Ok(lost) } else { answers }
     }
 }
 

@@ -149,6 +149,10 @@ impl Admin {
         Ok(Self { client: Arc::new(client), config: Arc::new(config.clone()) })
     }
 
+    pub(crate) fn settings(&self) -> &KafkaConfig {
+        &self.config
+    }
+
     pub async fn cluster(&self) -> Result<ClusterDescription, AdminError> {
         match self.ask(REQUEST_TIMEOUT, native::topics::describe_cluster).await? {
             Ok(cluster) => Ok(cluster),

@@ -19,6 +19,8 @@ pub enum Outcome {
     Passed,
     Warned,
     Refused,
+    /// It passed, and says now who asked.
+    Stamped,
     /// It was no review of a kind that is judged here.
     Unreadable,
 }

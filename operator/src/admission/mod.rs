@@ -28,11 +28,13 @@ use tokio::{
 
 mod caches;
 mod certificates;
+mod exceptions;
 pub mod metrics;
 mod own;
 mod review;
 pub mod rotation;
 mod server;
+mod stamp;
 #[cfg(test)]
 mod tests;
 mod topics;
@@ -128,20 +130,41 @@ pub async fn serve(
 }
 
 fn router(webhooks: Arc<Webhooks>) -> Router {
-    Router::new().route("/validate", post(validate)).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(webhooks)
+    Router::new()
+        .route("/validate", post(validate))
+        .route("/stamp", post(stamp))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(webhooks)
 }
 
 async fn validate(State(webhooks): State<Arc<Webhooks>>, body: Bytes) -> Response {
+    answer(&webhooks, &body, |review| {
+        let (kind, judged) = judge(&review, &webhooks.caches, Timestamp::now());
+        let verdict = if kind == "Unknown" { Outcome::Unreadable } else { Outcome::of(&judged) };
+        for refusal in &judged.refusals {
+            tracing::info!(kind, name = review.request.name, namespace = review.request.namespace, refusal, "a change is refused");
+        }
+        (kind, verdict, Answer::of(review.request.uid, judged))
+    })
+}
+
+/// Of whatever the configuration asks about; the kinds of its rules are the ones that say who asked.
+async fn stamp(State(webhooks): State<Arc<Webhooks>>, body: Bytes) -> Response {
+    answer(&webhooks, &body, |review| {
+        let kind = own::Kind::of(&review.request.kind.group, &review.request.kind.kind).map_or("Unknown", own::Kind::as_str);
+        let changes = stamp::stamp(&review.request);
+        (kind, Outcome::Stamped, Answer::changed(review.request.uid, &changes))
+    })
+}
+
+/// `decide`: the kind, what is counted, and the answer.
+fn answer(webhooks: &Webhooks, body: &[u8], decide: impl FnOnce(Review) -> (&'static str, Outcome, Answer)) -> Response {
     let begun = Instant::now();
-    let (kind, verdict, mut response) = match serde_json::from_slice::<Review>(&body) {
+    let (kind, verdict, mut response) = match serde_json::from_slice::<Review>(body) {
         Err(error) => ("Unknown", Outcome::Unreadable, (StatusCode::BAD_REQUEST, format!("no AdmissionReview: {error}\n")).into_response()),
         Ok(review) => {
-            let (kind, judged) = judge(&review, &webhooks.caches, Timestamp::now());
-            let verdict = if kind == "Unknown" { Outcome::Unreadable } else { Outcome::of(&judged) };
-            for refusal in &judged.refusals {
-                tracing::info!(kind, name = review.request.name, namespace = review.request.namespace, refusal, "a change is refused");
-            }
-            (kind, verdict, answered(&Answer::of(review.request.uid, judged)))
+            let (kind, verdict, answer) = decide(review);
+            (kind, verdict, answered(&answer))
         }
     };
     webhooks.metrics.admission.judged(kind, verdict, begun.elapsed(), Timestamp::now());

@@ -6,7 +6,7 @@ use kube::{Resource, ResourceExt as _, runtime::reflector::ObjectRef};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use weir_crds::{
-    BackfillClass, BackfillJob, KafkaCluster, TopicRetentionPolicy,
+    BackfillClass, BackfillJob, KafkaCluster, RetentionException, TopicRetentionPolicy,
     kafka_cluster::GrantVerb,
     validate::{self, FieldError},
 };
@@ -18,6 +18,7 @@ use weir_floors::{
 
 use super::{
     caches::{Caches, name},
+    exceptions,
     review::{Judged, Request},
 };
 use crate::backfill_class;
@@ -28,12 +29,13 @@ pub enum Kind {
     BackfillJob,
     BackfillClass,
     KafkaCluster,
+    RetentionException,
     TopicRetentionPolicy,
 }
 
 impl Kind {
     pub fn of(group: &str, kind: &str) -> Option<Self> {
-        let all = [Self::BackfillJob, Self::BackfillClass, Self::KafkaCluster, Self::TopicRetentionPolicy];
+        let all = [Self::BackfillJob, Self::BackfillClass, Self::KafkaCluster, Self::RetentionException, Self::TopicRetentionPolicy];
         all.into_iter().find(|own| group == weir_crds::GROUP && own.as_str() == kind)
     }
 
@@ -42,6 +44,7 @@ impl Kind {
             Self::BackfillJob => "BackfillJob",
             Self::BackfillClass => "BackfillClass",
             Self::KafkaCluster => "KafkaCluster",
+            Self::RetentionException => "RetentionException",
             Self::TopicRetentionPolicy => "TopicRetentionPolicy",
         }
     }
@@ -53,6 +56,14 @@ pub fn judge_own(kind: Kind, request: &Request, caches: &Caches, now: Timestamp)
         Kind::BackfillJob => checked::<BackfillJob>(request, |job| self::job(job, caches)),
         Kind::BackfillClass => checked::<BackfillClass>(request, |class| self::class(class, caches)),
         Kind::KafkaCluster => checked::<KafkaCluster>(request, |cluster| validate::kafka_cluster(&cluster.spec)),
+        Kind::RetentionException => {
+            let mut judged = checked::<RetentionException>(request, |it| exceptions::faults(it, caches, now));
+            if judged.refusals.is_empty() {
+                judged.warnings =
+                    request.object.as_ref().and_then(|it| read(it).ok()).map_or_else(Vec::new, |it| exceptions::idle(&it, caches));
+            }
+            judged
+        }
         Kind::TopicRetentionPolicy => {
             let mut judged = checked::<TopicRetentionPolicy>(request, |p| spec::policy(&name(p), &p.spec).err().unwrap_or_default());
             if judged.refusals.is_empty() {

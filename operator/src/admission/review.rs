@@ -1,5 +1,6 @@
 //! What the apiserver asks, and what it is answered: `AdmissionReview` of `admission.k8s.io/v1`, as far as it is used.
 
+use k8s_openapi::ByteString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use weir_floors::judge::Verdict;
@@ -27,9 +28,18 @@ pub struct Request {
     pub namespace: Option<String>,
     pub operation: Operation,
     #[serde(default)]
+    pub user_info: UserInfo,
+    #[serde(default)]
     pub object: Option<Value>,
     #[serde(default)]
     pub old_object: Option<Value>,
+}
+
+/// Who asks, as the apiserver has found out.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct UserInfo {
+    #[serde(default)]
+    pub username: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -76,7 +86,8 @@ pub struct Answer {
     response: Response,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Response {
     uid: String,
     allowed: bool,
@@ -84,6 +95,11 @@ struct Response {
     status: Option<Status>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patch_type: Option<&'static str>,
+    /// Its JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patch: Option<ByteString>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -104,6 +120,13 @@ impl Answer {
         }
         let allowed = refusals.is_empty();
         let status = (!allowed).then(|| Status { code: 403, reason: "Forbidden", message: refusals.join("; ") });
-        Self { api_version: API_VERSION, kind: KIND, response: Response { uid, allowed, status, warnings } }
+        Self { api_version: API_VERSION, kind: KIND, response: Response { uid, allowed, status, warnings, ..Response::default() } }
+    }
+
+    /// It passes with these changes.
+    pub fn changed(uid: String, changes: &[Value]) -> Self {
+        let patch = (!changes.is_empty()).then(|| ByteString(Value::from(changes).to_string().into_bytes()));
+        let patch_type = patch.as_ref().map(|_| "JSONPatch");
+        Self { api_version: API_VERSION, kind: KIND, response: Response { uid, allowed: true, patch_type, patch, ..Response::default() } }
     }
 }

@@ -1,4 +1,4 @@
-//! Keeps the certificates in a Secret and the webhook configuration's trust in step. The leader alone writes; every replica
+//! Keeps the certificates in a Secret and the webhook configurations' trust in step. The leader alone writes; every replica
 //! loads what it serves with from the Secret, whenever that changes.
 //!
 //! The order of writes is that of trust: what a configuration does not trust yet is not served. If the process dies between
@@ -10,18 +10,15 @@ use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::{
     ByteString,
-    api::{
-        admissionregistration::v1::{ValidatingWebhook, ValidatingWebhookConfiguration},
-        core::v1::{Namespace, Secret},
-    },
+    api::core::v1::{Namespace, Secret},
     apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
 use kube::{
     Api, Client, Resource as _, ResourceExt as _,
-    api::{ObjectMeta, Patch, PatchParams, PostParams},
+    api::{ApiResource, DynamicObject, GroupVersionKind, ObjectMeta, Patch, PatchParams, PostParams},
     runtime::{WatchStreamExt as _, watcher},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 use weir_crds::contract::result::error_chain;
 
@@ -37,7 +34,8 @@ pub const SECRET: &str = "weir-webhook-certificates";
 const KEY: &str = "certificates.json";
 /// On the Secret: `leaf` or `authority` is renewed at once. weir takes it away when it begins.
 pub const ROTATE_ANNOTATION: &str = "weir.dev/rotate";
-/// The configuration that `config/` brings, and the Service that it names.
+/// The configurations that `config/` brings, the name of each, and the Service that they name.
+const CONFIGURATION_KINDS: [&str; 2] = ["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"];
 pub const CONFIGURATION: &str = "weir-operator";
 const SERVICE: &str = "weir-operator";
 /// Between two turns: so long a configuration that somebody applied anew trusts nobody.
@@ -145,23 +143,31 @@ impl Rotation {
         }
     }
 
-    /// Makes the configuration trust the bundle, and go when the operator's namespace goes. `false`: there is no
-    /// configuration, so nobody asks.
+    /// Makes the configurations trust the bundle, and go when the operator's namespace goes. `false`: there is none, so
+    /// nobody asks.
     async fn trust(&self, bundle: &str) -> Result<bool, Error> {
-        let configurations: Api<ValidatingWebhookConfiguration> = Api::all(self.client.clone());
-        let read = |source| Error::Read { kind: "ValidatingWebhookConfiguration", name: CONFIGURATION.to_owned(), source };
+        let mut is_asked = false;
+        for kind in CONFIGURATION_KINDS {
+            is_asked |= self.trust_in(kind, bundle).await?;
+        }
+        Ok(is_asked)
+    }
+
+    async fn trust_in(&self, kind: &'static str, bundle: &str) -> Result<bool, Error> {
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind));
+        let configurations: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource);
+        let read = |source| Error::Read { kind, name: CONFIGURATION.to_owned(), source };
         let Some(found) = configurations.get_opt(CONFIGURATION).await.map_err(read)? else { return Ok(false) };
         let owner = self.owner().await?;
-        let webhooks = found.webhooks.iter().flatten();
-        let trusts = |w: &ValidatingWebhook| w.client_config.ca_bundle.as_ref().is_some_and(|b| b.0 == bundle.as_bytes());
-        if found.owner_references().contains(owner) && webhooks.clone().all(trusts) {
+        let webhooks = found.data["webhooks"].as_array().map_or(&[][..], Vec::as_slice);
+        let ca_bundle = json!(ByteString(bundle.as_bytes().to_vec()));
+        if found.owner_references().contains(owner) && webhooks.iter().all(|w| w["clientConfig"]["caBundle"] == ca_bundle) {
             return Ok(true);
         }
-        let ca_bundle = ByteString(bundle.as_bytes().to_vec());
-        let webhooks: Vec<_> = webhooks.map(|w| json!({"name": w.name, "clientConfig": {"caBundle": ca_bundle}})).collect();
+        let webhooks: Vec<Value> = webhooks.iter().map(|w| json!({"name": w["name"], "clientConfig": {"caBundle": ca_bundle}})).collect();
         let patch = json!({"metadata": {"ownerReferences": [owner], "uid": found.uid()}, "webhooks": webhooks});
         let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
-        let write = |source| Error::Write { kind: "ValidatingWebhookConfiguration", name: CONFIGURATION, source };
+        let write = |source| Error::Write { kind, name: CONFIGURATION, source };
         configurations.patch(CONFIGURATION, &parameters, &Patch::Strategic(patch)).await.map_err(write)?;
         Ok(true)
     }

@@ -203,7 +203,7 @@ fn environment(seen: &Observed, view: &LedgerView, authority: &Authority<'_>, im
     // A run goes on at the store that it began with.
     let store = match &view.run {
         Some(run) => run.spec.store.clone(),
-        None => crate::stores::location(class),
+        None => crate::stores::location(&class.artifact_store),
     };
     let context = WorkerContext {
         run: view.run_id.clone(),

@@ -75,7 +75,11 @@ fn is_about_steps(kind: conditions::ConditionType) -> bool {
         | T::FloorCapped
         | T::DataLossDetected
         | T::HoldActive
-        | T::EnforcementConflict => false,
+        | T::EnforcementConflict
+        | T::EmergencyExtended
+        | T::BreakGlass => false,
+        // Of clusters and exceptions.
+        T::AuditHealthy | T::HistoryKept | T::Active => false,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Raises retention: incremental alterations, one request for all topics.
+//! Changes retention: incremental alterations, one request for all topics.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use weir_kafka::admin::ConfigChange;
 use super::kafka::Kafka;
 
 /// An answer about each topic. One that has none may have been altered: the next turn looks before it tries again.
-pub async fn raise<K: Kafka>(kafka: &K, changes: &BTreeMap<String, Change>) -> BTreeMap<String, Result<(), String>> {
+pub async fn alter<K: Kafka>(kafka: &K, changes: &BTreeMap<String, Change>) -> BTreeMap<String, Result<(), String>> {
     if changes.is_empty() {
         return BTreeMap::new();
     }

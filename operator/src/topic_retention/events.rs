@@ -60,12 +60,17 @@ fn of_change(topic: &str, tried: &Tried, policies: &[&Policy]) -> Event {
     let whose = whose(&tried.before, policies);
     if let Some(failure) = &tried.failure {
         let note = format!("topic {topic}: {keys} was refused: {failure}; {below}: {whose}");
-        return event(EventType::Warning, "RaiseFailed", "Raise", &note);
+        let (reason, action) = if tried.change.cause == Cause::StepDown { ("LowerFailed", "Lower") } else { ("RaiseFailed", "Raise") };
+        return event(EventType::Warning, reason, action, &note);
     }
     let note = format!("topic {topic}: raised {keys}; {below}: {whose}");
     match tried.change.cause {
         Cause::Restore => event(EventType::Warning, "RetentionRestored", "Raise", &note),
-        Cause::Raise | Cause::Extend | Cause::StepDown => event(EventType::Normal, "RetentionRaised", "Raise", &note),
+        Cause::Raise => event(EventType::Normal, "RetentionRaised", "Raise", &note),
+        Cause::Extend => event(EventType::Warning, "RetentionExtended", "Raise", &format!("topic {topic}: extended {keys}: {whose}")),
+        Cause::StepDown => {
+            event(EventType::Normal, "RetentionLowered", "Lower", &format!("topic {topic}: lowered {keys}, which weir had raised: {whose}"))
+        }
     }
 }
 

@@ -7,10 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use weir_crds::{KafkaCluster, contract::run::KafkaConnection};
+use tokio::sync::Mutex;
+use weir_crds::{
+    KafkaCluster,
+    contract::{result::error_chain, run::KafkaConnection},
+};
 use weir_floors::observed::{Read, Stamp};
 use weir_kafka::{
-    Admin, AdminError, KafkaConfig, RequestError, TopicConfig, TopicDescription,
+    Admin, AdminError, KafkaConfig, LogDirs, RequestError, TopicConfig, TopicDescription,
     admin::{Answers, CommittedOffsets, ConfigChange, GroupDescription, GroupList, OffsetSpec, PartitionOffset, TopicPartition},
     range::{Isolation, Range, RangeError, Reader},
 };
@@ -19,8 +23,8 @@ use crate::credentials::{Credentials, CredentialsError, Folder};
 
 /// A healthy cluster answers within milliseconds; what has no answer by then is asked again in the next turn.
 const WITHIN: Duration = Duration::from_secs(10);
-/// A client is made anew after this, so that a rotated Secret is taken up without a restart.
-const LIFETIME: Duration = Duration::from_secs(60);
+/// Between two looks at whether the Secret is still the one that the clients were made of.
+const SECRET_INTERVAL: Duration = Duration::from_secs(15);
 
 pub type Offsets = BTreeMap<TopicPartition, Result<PartitionOffset, RequestError>>;
 
@@ -45,6 +49,8 @@ pub trait Kafka: Send + Sync + 'static {
     fn offsets_retention(&self) -> impl Future<Output = Result<Option<Duration>, AdminError>> + Send;
     /// The first record at or after each offset of a topic; what cannot be read is left out.
     fn first_records(&self, topic: String, at: Vec<(i32, i64)>) -> impl Future<Output = Vec<Read>> + Send;
+    /// How large the logs of partitions are, and how full the brokers' disks.
+    fn log_dirs(&self, topics: BTreeMap<String, BTreeSet<i32>>) -> impl Future<Output = Result<LogDirs, AdminError>> + Send;
     fn alter(
         &self,
         changes: BTreeMap<String, BTreeMap<String, ConfigChange>>,
@@ -55,10 +61,11 @@ pub trait Kafka: Send + Sync + 'static {
 pub struct Connection {
     admin: Admin,
     config: KafkaConfig,
-    made: Instant,
     generation: Option<i64>,
-    /// Coordinators are asked, and records read, by clients of their own, which read their credentials when they are made.
-    _credentials: Option<Folder>,
+    looked_at_secret: Mutex<Instant>,
+    /// Coordinators and disks are asked, and records read, by clients of their own, which read their credentials when they
+    /// are made.
+    credentials: Option<Folder>,
 }
 
 impl Connection {
@@ -67,12 +74,27 @@ impl Connection {
         let KafkaConnection { bootstrap_servers, security } = (&cluster.spec).into();
         let config = KafkaConfig { bootstrap_servers, security, credentials_dir: folder.as_ref().map(|f| f.path.clone()) };
         let admin = Admin::new(&config)?;
-        Ok(Self { admin, config, made: Instant::now(), generation: cluster.metadata.generation, _credentials: folder })
+        let (generation, looked_at_secret) = (cluster.metadata.generation, Mutex::new(Instant::now()));
+        Ok(Self { admin, config, generation, looked_at_secret, credentials: folder })
     }
 
-    /// Whether it is still that of the cluster, with credentials that are fresh enough.
-    pub fn serves(&self, cluster: &KafkaCluster) -> bool {
-        self.made.elapsed() < LIFETIME && self.generation == cluster.metadata.generation
+    /// Whether it is still that of the cluster, with the credentials that its Secret has. While nobody can tell, it is.
+    pub async fn serves(&self, cluster: &KafkaCluster, credentials: &Credentials) -> bool {
+        if self.generation != cluster.metadata.generation {
+            return false;
+        }
+        let mut looked = self.looked_at_secret.lock().await;
+        if looked.elapsed() < SECRET_INTERVAL {
+            return true;
+        }
+        *looked = Instant::now();
+        match credentials.version(cluster.spec.credentials_secret_ref.as_ref()).await {
+            Ok(version) => version == self.credentials.as_ref().and_then(|folder| folder.version.clone()),
+            Err(error) => {
+                tracing::warn!(error = error_chain(&error), "the Secret cannot be looked at; what was read of it serves on");
+                true
+            }
+        }
     }
 }
 
@@ -115,6 +137,10 @@ impl Kafka for Connection {
         let config = self.config.clone();
         let read = tokio::task::spawn_blocking(move || first_records(&config, &topic, &at));
         read.await.unwrap_or_default()
+    }
+
+    async fn log_dirs(&self, topics: BTreeMap<String, BTreeSet<i32>>) -> Result<LogDirs, AdminError> {
+        self.admin.log_dirs(topics, WITHIN).await
     }
 
     async fn alter(&self, changes: BTreeMap<String, BTreeMap<String, ConfigChange>>) -> Result<Answers<()>, AdminError> {

@@ -1,5 +1,5 @@
-//! What is remembered of one Kafka cluster from turn to turn. It is lost when this process ends or another replica leads:
-//! peaks and samples then begin anew, and what weir raised is found again in the `TopicFloor`s.
+//! What is remembered of one Kafka cluster from turn to turn. What matters of it for longer is kept by `histories`; and what
+//! weir raised is found again in the `TopicFloor`s.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,6 +10,7 @@ use weir_kafka::AdminError;
 
 use super::{
     governance::Governance,
+    keeping::Keeping,
     observe::Lags,
     owned::{Fight, Owners},
     told::Told,
@@ -31,6 +32,7 @@ pub struct Memory {
     pub looking: JoinSet<Result<Lags, AdminError>>,
     /// Other operators' resources that are the cluster's topics.
     pub owners: Owners,
+    pub keeping: Keeping,
     /// What was last written of each policy, and when, by uid.
     pub policies: BTreeMap<String, (i64, TopicRetentionPolicyStatus)>,
 }
@@ -72,6 +74,12 @@ impl TopicMemory {
             draft_after_ms: 0,
             absent_since_ms: None,
         }
+    }
+
+    /// Goes on with what an earlier process remembered, and has told of.
+    pub fn take_up(&mut self, earlier: History) {
+        self.told.take_up(&earlier);
+        self.history.take_up(earlier);
     }
 
     /// The configuration to go by; `None`: it has not been known for too long.

@@ -17,7 +17,7 @@ use prometheus_client::{
 use weir_crds::{KafkaCluster, topic_retention_policy::TopicCounts};
 use weir_floors::{Assessment, findings::Finding, status::summary, verdict::Outcome, wanted::Cause};
 
-use super::series::AllSeries;
+use super::{keeping::Keeping, series::AllSeries};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ChangeLabels {
@@ -51,6 +51,13 @@ struct ClusterFacts {
     looked_at: Instant,
     /// When a turn began, whether or not the cluster answered.
     turned_at: Instant,
+    audit: AuditFacts,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct AuditFacts {
+    is_failing: bool,
+    waiting_changes: i64,
 }
 
 impl TopicMetrics {
@@ -59,7 +66,7 @@ impl TopicMetrics {
         registry.register("retention_changes", "Changes of retention that weir tried, by cause and outcome", metrics.changes.clone());
         for (cause, outcome) in CAUSES.iter().flat_map(|cause| OUTCOMES.map(|outcome| (cause, outcome))) {
             // From the first scrape on, so that the first change is an increase.
-            let _ = metrics.changes.get_or_create(&ChangeLabels { cause: name(*cause), outcome });
+            let _ = metrics.changes.get_or_create(&ChangeLabels { cause: cause.as_str(), outcome });
         }
         registry.register("repair_verdicts", "Repairs, by whether records were deleted before", metrics.verdicts.clone());
         for outcome in Outcome::ALL {
@@ -80,7 +87,7 @@ impl TopicMetrics {
     }
 
     pub fn changed(&self, cause: Cause, outcome: crate::metrics::Outcome) {
-        self.changes.get_or_create(&ChangeLabels { cause: name(cause), outcome }).inc();
+        self.changes.get_or_create(&ChangeLabels { cause: cause.as_str(), outcome }).inc();
     }
 
     /// A turn begins. From now on the cluster is to be looked at: one that never answers grows old as well.
@@ -93,6 +100,7 @@ impl TopicMetrics {
             findings: AllSeries::default(),
             looked_at: now,
             turned_at: now,
+            audit: AuditFacts::default(),
         };
         self.clusters.lock().entry(cluster.uid().unwrap_or_default()).or_insert_with(facts).turned_at = now;
     }
@@ -118,6 +126,14 @@ impl TopicMetrics {
         }
     }
 
+    /// Of a turn: how the cluster's audit log is.
+    pub fn note_audit(&self, cluster: &KafkaCluster, keeping: &Keeping) {
+        let waiting_changes = i64::try_from(keeping.waiting_changes()).unwrap_or(i64::MAX);
+        if let Some(facts) = self.clusters.lock().get_mut(&cluster.uid().unwrap_or_default()) {
+            facts.audit = AuditFacts { is_failing: !keeping.is_healthy(), waiting_changes };
+        }
+    }
+
     /// Nobody asks for anything of it any more.
     pub fn forget(&self, cluster: &KafkaCluster) {
         self.clusters.lock().remove(&cluster.uid().unwrap_or_default());
@@ -135,15 +151,6 @@ impl TopicMetrics {
 
 const CAUSES: [Cause; 4] = [Cause::Raise, Cause::Restore, Cause::Extend, Cause::StepDown];
 const OUTCOMES: [crate::metrics::Outcome; 2] = [crate::metrics::Outcome::Success, crate::metrics::Outcome::Error];
-
-const fn name(cause: Cause) -> &'static str {
-    match cause {
-        Cause::Raise => "Raise",
-        Cause::Restore => "Restore",
-        Cause::Extend => "Extend",
-        Cause::StepDown => "StepDown",
-    }
-}
 
 fn missed(finding: &Finding) -> i64 {
     if let Finding::Missed(gap) = finding { gap.records_max() } else { 0 }
@@ -173,6 +180,12 @@ impl Collector for Clusters {
         let help = "Records that groups missed within the look-back, at most";
         let missed = encoder.encode_descriptor("topics_missed_records", help, None, MetricType::Gauge)?;
         ConstGauge::new(clusters.iter().map(|c| c.missed_records).sum::<i64>()).encode(missed)?;
+        let help = "Clusters whose audit log cannot be written: their topics are raised, and none is lowered";
+        let failing = encoder.encode_descriptor("audit_failing_clusters", help, None, MetricType::Gauge)?;
+        ConstGauge::new(clusters.iter().filter(|c| c.audit.is_failing).count() as i64).encode(failing)?;
+        let help = "Changes of topics that were made and wait to be written to their audit logs";
+        let waiting = encoder.encode_descriptor("audit_waiting_changes", help, None, MetricType::Gauge)?;
+        ConstGauge::new(clusters.iter().map(|c| c.audit.waiting_changes).sum::<i64>()).encode(waiting)?;
         let help = "Since the topics of a cluster were last looked at";
         let mut looked = encoder.encode_descriptor("topics_look_age_seconds", help, None, MetricType::Gauge)?;
         for c in &clusters {

@@ -19,14 +19,19 @@ use kube::{
         reflector::{ObjectRef, Store},
     },
 };
-use weir_crds::{BackfillJob, KafkaCluster, TopicFloor, TopicRetentionPolicy};
+use weir_crds::{BackfillJob, KafkaCluster, RetentionException, TopicFloor, TopicRetentionPolicy, contract::result::error_chain};
+use weir_ledger::Ledger;
 
 mod apply;
 mod drafts;
 mod events;
+mod exceptions;
 mod governance;
+mod histories;
 pub mod holds;
 mod kafka;
+mod keeping;
+mod lower;
 mod memory;
 pub mod metrics;
 mod observe;
@@ -41,8 +46,9 @@ mod told;
 mod turn;
 mod write;
 
-use crate::{credentials::Credentials, metrics::Metrics};
+use crate::{credentials::Credentials, metrics::Metrics, stores::Stores};
 use kafka::Connection;
+use keeping::Kept;
 use memory::Memory;
 use status::Stall;
 pub use write::floor_name;
@@ -67,12 +73,16 @@ const ORPHAN_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Retention {
     pub client: Client,
     pub credentials: Credentials,
+    pub stores: Stores,
+    /// The name of this replica, as the audit log has it.
+    pub replica: String,
     pub recorder: Recorder,
     pub metrics: Arc<Metrics>,
     pub clusters: Store<KafkaCluster>,
     pub policies: Store<TopicRetentionPolicy>,
     pub floors: Store<TopicFloor>,
     pub jobs: Store<BackfillJob>,
+    pub exceptions: Store<RetentionException>,
     /// By the cluster's uid.
     pub memories: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Known>>>>,
 }
@@ -92,6 +102,7 @@ pub struct Scene {
     pub floors: Vec<Arc<TopicFloor>>,
     /// All BackfillJobs, whichever clusters they are about.
     pub jobs: Vec<Arc<BackfillJob>>,
+    pub exceptions: Vec<Arc<RetentionException>>,
 }
 
 pub async fn reconcile(cluster: Arc<KafkaCluster>, ctx: Arc<Retention>) -> Result<Action, Error> {
@@ -106,8 +117,14 @@ pub async fn reconcile(cluster: Arc<KafkaCluster>, ctx: Arc<Retention>) -> Resul
     }
     ctx.metrics.topics.expect(&scene.cluster);
     let now = Timestamp::now();
+    let store = store(&ctx, &scene.cluster).await;
+    let kept = match &store {
+        Ok(None) => Kept::Nowhere,
+        Ok(Some(store)) => Kept::At(store),
+        Err(failure) => Kept::Unreachable(failure.clone()),
+    };
     match connection(&mut known, &scene.cluster, &ctx.credentials).await {
-        Ok(kafka) => turn::turn(&ctx, &kafka, &scene, &mut known.memory, now).await?,
+        Ok(kafka) => turn::turn(&ctx, &kafka, &kept, &scene, &mut known.memory, now).await?,
         Err(error) => {
             show::blind(&ctx, &scene, &mut known.memory, &Stall::unreachable(&error), now).await?;
             return Err(error.into());
@@ -126,8 +143,16 @@ pub async fn reconcile_policy(policy: Arc<TopicRetentionPolicy>, ctx: Arc<Retent
     Ok(Action::requeue(ORPHAN_INTERVAL))
 }
 
+/// The store that a cluster names for its audit log.
+async fn store(ctx: &Retention, cluster: &KafkaCluster) -> Result<Option<Ledger>, String> {
+    let Some(store) = &cluster.spec.audit else { return Ok(None) };
+    ctx.stores.named_by(cluster, store).await.map(Some).map_err(|error| error_chain(&error))
+}
+
 async fn connection(known: &mut Known, cluster: &KafkaCluster, credentials: &Credentials) -> Result<Arc<Connection>, kafka::ConnectError> {
-    if let Some(connection) = known.connection.as_ref().filter(|c| c.serves(cluster)) {
+    if let Some(connection) = &known.connection
+        && connection.serves(cluster, credentials).await
+    {
         return Ok(Arc::clone(connection));
     }
     let made = Arc::new(Connection::make(cluster, credentials).await?);
@@ -136,6 +161,28 @@ async fn connection(known: &mut Known, cluster: &KafkaCluster, credentials: &Cre
 }
 
 impl Retention {
+    /// Writes what is remembered, as the process ends.
+    pub async fn end(&self) {
+        let memories: Vec<_> = self.memories.lock().unwrap_or_else(PoisonError::into_inner).clone().into_iter().collect();
+        let clusters = self.clusters.state();
+        let ends = memories.into_iter().map(|(uid, known)| {
+            let cluster = clusters.iter().find(|cluster| cluster.uid().as_ref() == Some(&uid)).cloned();
+            async move {
+                let Some(cluster) = cluster else { return };
+                let Ok(Some(store)) = store(self, &cluster).await else { return };
+                let known = known.lock().await;
+                if let Err(error) = keeping::end(&store, &known.memory, Timestamp::now()).await {
+                    tracing::warn!(
+                        cluster = cluster.name_any(),
+                        error = error_chain(&error),
+                        "what is remembered of topics cannot be written"
+                    );
+                }
+            }
+        });
+        futures::future::join_all(ends).await;
+    }
+
     /// What is known of a cluster; that of clusters that are gone is dropped on the way.
     fn known(&self, uid: &str) -> Arc<tokio::sync::Mutex<Known>> {
         let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
@@ -152,6 +199,7 @@ impl Retention {
         let mut policies: Vec<_> = self.policies.state().into_iter().filter(|p| p.spec.cluster_ref.name == name).collect();
         policies.sort_by_key(|p| governance::name(p));
         let floors = self.floors.state().into_iter().filter(|f| f.spec.cluster_ref.name == name).collect();
-        Scene { cluster, policies, floors, jobs: self.jobs.state() }
+        let exceptions = self.exceptions.state().into_iter().filter(|e| e.spec.cluster_ref.name == name).collect();
+        Scene { cluster, policies, floors, jobs: self.jobs.state(), exceptions }
     }
 }

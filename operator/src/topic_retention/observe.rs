@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use weir_crds::contract::result::error_chain;
 use weir_floors::{
     config::{Setting, Source, TopicConfig},
     observed::{GroupSeen, GroupState, Log, Observed, Read, Storage},
 };
 use weir_kafka::{
-    AdminError,
+    AdminError, LogDirs, PartitionDescription,
     admin::{self, Answers, CommittedOffsets, ConfigSource, GroupDescription, OffsetSpec, TopicPartition},
 };
 
@@ -59,6 +60,8 @@ pub struct Lags {
     /// Groups that have said at some time what they have committed.
     heard_of: BTreeSet<String>,
     offsets_retention_ms: Option<i64>,
+    /// Of the fullest disk; `None`: some disk is not known.
+    used_percent: Option<u32>,
     reads: BTreeMap<String, Vec<Read>>,
 }
 
@@ -82,10 +85,11 @@ pub async fn lags<K: Kafka>(kafka: &K, look: Look) -> Result<Lags, AdminError> {
     let (listed, offsets_retention) = futures::join!(kafka.groups(), kafka.offsets_retention());
     let listed = listed?;
     let names: BTreeSet<String> = listed.groups.iter().filter(|(_, s)| **s != admin::GroupState::Dead).map(|(g, _)| g.clone()).collect();
-    let (described, committed, ends) = futures::join!(
+    let (described, committed, ends, log_dirs) = futures::join!(
         kafka.describe_groups(names.clone()),
         kafka.committed(names.clone()),
-        kafka.offsets(every_partition(&look.topics, OffsetSpec::Latest))
+        kafka.offsets(every_partition(&look.topics, OffsetSpec::Latest)),
+        log_dirs(kafka, &look.topics)
     );
     let (described, committed, ends) = (described?, committed?, ends?);
     let mut heard_of: BTreeSet<String> = committed.iter().filter(|(_, answer)| answer.is_ok()).map(|(group, _)| group.clone()).collect();
@@ -95,9 +99,10 @@ pub async fn lags<K: Kafka>(kafka: &K, look: Look) -> Result<Lags, AdminError> {
     let groups = all_known.then(|| by_topic(&look.topics, &described, &committed, &look.before));
     Ok(Lags {
         asked_ms: look.now_ms,
-        partitions: look.topics.iter().map(|(name, topic)| (name.clone(), logs(name, topic, &starts, &ends))).collect(),
+        partitions: look.topics.iter().map(|(name, topic)| (name.clone(), logs(name, topic, (&starts, &ends), &log_dirs))).collect(),
         groups,
         heard_of,
+        used_percent: log_dirs.used_percent(),
         offsets_retention_ms: offsets_retention.ok().flatten().map(|kept| i64::try_from(kept.as_millis()).unwrap_or(i64::MAX)),
         reads,
     })
@@ -124,13 +129,28 @@ fn every_partition(topics: &BTreeMap<String, Topic>, spec: OffsetSpec) -> BTreeM
     topics.iter().flat_map(partitions).collect()
 }
 
-fn logs(name: &str, topic: &Topic, starts: &Offsets, ends: &Offsets) -> BTreeMap<i32, Option<Log>> {
-    let one = |partition: i32| {
-        let at = TopicPartition { topic: name.to_owned(), partition };
+fn logs(name: &str, topic: &Topic, (starts, ends): (&Offsets, &Offsets), log_dirs: &LogDirs) -> BTreeMap<i32, Option<Log>> {
+    let one = |p: &PartitionDescription| {
+        let at = TopicPartition { topic: name.to_owned(), partition: p.partition };
         let offset = |of: &Offsets| of.get(&at)?.as_ref().ok()?.offset;
-        Some(Log { start: offset(starts)?, end: offset(ends)?, bytes: None })
+        let bytes = p.leader.and_then(|leader| log_dirs.replica_bytes(leader, &at)).and_then(|bytes| i64::try_from(bytes).ok());
+        Some(Log { start: offset(starts)?, end: offset(ends)?, bytes })
     };
-    topic.description.partitions.iter().map(|p| (p.partition, one(p.partition))).collect()
+    topic.description.partitions.iter().map(|p| (p.partition, one(p))).collect()
+}
+
+/// Without an answer sizes and disks are unknown, which is said where it matters.
+async fn log_dirs<K: Kafka>(kafka: &K, topics: &BTreeMap<String, Topic>) -> LogDirs {
+    let partitions = |topic: &Topic| topic.description.partitions.iter().map(|p| p.partition).collect();
+    let asked = topics.iter().map(|(name, topic)| (name.clone(), partitions(topic))).collect();
+    let found = kafka.log_dirs(asked).await.unwrap_or_else(|error| {
+        tracing::debug!(error = error_chain(&error), "the brokers' disks cannot be looked at");
+        LogDirs::default()
+    });
+    for (broker, error) in found.brokers.iter().filter_map(|(broker, answer)| Some((broker, answer.as_ref().err()?))) {
+        tracing::debug!(broker, error = error_chain(error), "a broker's disks cannot be looked at");
+    }
+    found
 }
 
 /// Every group with committed offsets or members on each topic. One that does not answer is silent where it was before.
@@ -180,7 +200,14 @@ const fn state(state: admin::GroupState) -> GroupState {
 }
 
 /// One topic as it was observed. `lags`: the last look, which may be older than the configuration.
-pub fn observed(name: &str, topic: &Topic, config: Option<TopicConfig>, config_is_fresh: bool, lags: &Lags) -> Observed {
+pub fn observed(
+    name: &str,
+    topic: &Topic,
+    config: Option<TopicConfig>,
+    config_is_fresh: bool,
+    lags: &Lags,
+    max_used_percent: u32,
+) -> Observed {
     let known = lags.partitions.get(name);
     Observed {
         topic_id: topic.description.id.clone(),
@@ -190,8 +217,7 @@ pub fn observed(name: &str, topic: &Topic, config: Option<TopicConfig>, config_i
         partitions: known.cloned().unwrap_or_default(),
         groups: lags.groups.as_ref().and_then(|groups| groups.get(name)).cloned(),
         offsets_retention_ms: lags.offsets_retention_ms,
-        // Nobody looks at the disks yet.
-        storage: Storage { used_percent: None, max_used_percent: 100 },
+        storage: Storage { used_percent: lags.used_percent, max_used_percent },
         reads: lags.reads.get(name).cloned().unwrap_or_default(),
     }
 }

@@ -3,6 +3,7 @@
 use weir_floors::{
     Assessment, Policy,
     assess::Governance,
+    exceptions::Exception,
     observed::Observed,
     policy::Hold,
     wanted::{Cause, Change, Wanted},
@@ -10,13 +11,20 @@ use weir_floors::{
 
 use super::memory::TopicMemory;
 
-pub fn assess(memory: &mut TopicMemory, seen: &Observed, policies: &[Policy], holds: &[Hold], now_ms: i64) -> Assessment {
+pub fn assess(
+    memory: &mut TopicMemory,
+    seen: &Observed,
+    policies: &[Policy],
+    holds: &[Hold],
+    exceptions: &[Exception],
+    now_ms: i64,
+) -> Assessment {
     let policies: Vec<&Policy> = policies.iter().collect();
-    let governance = Governance { policies: &policies, holds, exceptions: &[] };
+    let governance = Governance { policies: &policies, holds, exceptions };
     memory.history.assess(seen, &governance, now_ms)
 }
 
-/// What is changed now. Nothing is ever lowered: that needs an audit record before, and there is no audit log yet.
+/// What is raised now; what is lowered has to be in the audit log before.
 pub fn raise(it: &Assessment) -> Option<&Change> {
     match &it.wanted {
         Wanted::Now(change) => match change.cause {

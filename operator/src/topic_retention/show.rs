@@ -40,7 +40,10 @@ pub async fn show(
         return Ok(());
     }
     let written = floors(ctx, scene, memory, turned, now.as_millisecond()).await;
-    let removed = remove(ctx, scene, memory, turned).await;
+    // Who asked for something within the look-back is not known before what was remembered has been read.
+    let looked_ms = memory.governance.as_ref().map_or(0, |g| g.made_ms);
+    let is_known = scene.cluster.spec.audit.is_none() || memory.keeping.histories.taken_up_ms().is_some_and(|at_ms| looked_ms > at_ms);
+    let removed = if is_known { remove(ctx, scene, memory, turned).await } else { Ok(()) };
     let shown = policies(ctx, memory, turned, &scene.cluster.name_any(), now).await;
     written.and(removed).and(shown)
 }

@@ -30,8 +30,16 @@ pub struct Told {
 impl Told {
     /// An earlier process has told of what is remembered from it.
     pub fn resume(history: &History) -> Self {
-        let judged = history.last_repair().filter(|r| r.verdict.is_some()).map(|r| r.id.clone());
-        Self { gaps: history.gaps().to_vec(), judged, ..Self::default() }
+        let mut told = Self::default();
+        told.take_up(history);
+        told
+    }
+
+    pub fn take_up(&mut self, earlier: &History) {
+        self.gaps.extend_from_slice(earlier.gaps());
+        if self.judged.is_none() {
+            self.judged = earlier.last_repair().filter(|r| r.verdict.is_some()).map(|r| r.id.clone());
+        }
     }
 }
 

@@ -1,10 +1,12 @@
-//! One turn: observe, plan, apply, show. Whatever cannot be seen is left as it is, and said.
+//! One turn: observe, plan, apply, show; raising comes before everything that the audit store may hold up. Whatever cannot be seen is left as it is, and said.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
+use futures::{FutureExt as _, future::FusedFuture as _};
 use jiff::Timestamp;
 use kube::ResourceExt as _;
 use weir_crds::{TopicFloor, contract::result::error_chain, topic_loss::ACKNOWLEDGED_ANNOTATION};
@@ -18,19 +20,24 @@ use weir_floors::{
 use super::{
     Retention, Scene, apply,
     events::Tried,
+    exceptions,
     governance::{self, Governance},
     holds,
     kafka::Kafka,
+    keeping::{self, Kept, Recording},
+    lower,
     memory::{self, Memory, TopicMemory},
     observe::{self, Look},
     plan, series, show,
     status::Stall,
     write::WriteError,
 };
-use crate::metrics::Outcome;
+use crate::{audit::objects::Objects, metrics::Outcome};
 
 /// Between the beginnings of two looks at topics, offsets and groups.
 pub const LOOK_INTERVAL_MS: i64 = 30_000;
+/// So long a raise waits until it is noted for whoever leads after a crash. After that it is done all the same.
+const NOTED_FIRST: Duration = Duration::from_millis(500);
 
 #[derive(Debug, thiserror::Error)]
 pub enum TurnError {
@@ -41,10 +48,10 @@ pub enum TurnError {
 }
 
 /// A topic before anything is decided.
-struct Seen {
+pub struct Seen {
     /// By a configuration that is not of this turn nothing is changed: somebody may have raised it since.
-    observed: Observed,
-    holds: Vec<Hold>,
+    pub observed: Observed,
+    pub holds: Vec<Hold>,
 }
 
 /// A topic after a turn.
@@ -53,11 +60,19 @@ pub struct Turned {
     pub tried: Option<Tried>,
 }
 
-pub async fn turn<K: Kafka>(ctx: &Retention, kafka: &Arc<K>, scene: &Scene, memory: &mut Memory, now: Timestamp) -> Result<(), TurnError> {
+pub async fn turn<K: Kafka, S: Objects>(
+    ctx: &Retention,
+    kafka: &Arc<K>,
+    kept: &Kept<'_, S>,
+    scene: &Scene,
+    memory: &mut Memory,
+    now: Timestamp,
+) -> Result<(), TurnError> {
     let now_ms = now.as_millisecond();
     if let Some(error) = memory.take_look() {
         tracing::warn!(error = error_chain(&error), "offsets and groups cannot be looked at");
     }
+    keeping::recall(ctx, kept, scene, memory, now).await;
     if let Err(error) = look(ctx, kafka, scene, memory, now_ms).await {
         if memory.governance.is_none() {
             show::blind(ctx, scene, memory, &Stall::unreachable(&error), now).await?;
@@ -68,13 +83,20 @@ pub async fn turn<K: Kafka>(ctx: &Retention, kafka: &Arc<K>, scene: &Scene, memo
     }
     let seen = observe(&**kafka, scene, memory, now_ms).await;
     let is_seen = seen.is_empty() || seen.values().any(|topic| topic.observed.config_is_fresh);
-    let turned = raise(ctx, &**kafka, memory, seen, now_ms).await;
+    keeping::settle(memory, &seen, now);
+    let mut turned = raise(ctx, &**kafka, kept, scene, memory, &seen, now).await;
     // Not before: an API server that does not answer holds up no repair.
     memory.owners.look(&ctx.client, &scene.cluster, now_ms).await;
+    let told = exceptions::tell(ctx, scene, memory, now).await;
+    keeping::keep(ctx, kept, scene, memory, now).await;
+    lower::lower(ctx, &**kafka, kept, memory, &seen, &mut turned, now).await;
     let all = turned.iter().map(|(topic, t)| (topic.as_str(), &t.assessment));
     ctx.metrics.topics.note_findings(&scene.cluster, series::of_cluster(&scene.cluster.name_any(), all, memory.governance.as_ref()));
     ctx.metrics.topics.note(&scene.cluster, turned.iter().map(|(topic, t)| (topic.as_str(), &t.assessment)), is_seen);
-    Ok(show::show(ctx, scene, memory, &turned, now).await?)
+    ctx.metrics.topics.note_audit(&scene.cluster, &memory.keeping);
+    let kept = keeping::show(ctx, kept, scene, memory, now).await;
+    let shown = show::show(ctx, scene, memory, &turned, now).await;
+    Ok(shown.and(kept).and(told)?)
 }
 
 /// Topics first, then, beside the turns, their offsets: so that both are about the same incarnations of topics.
@@ -86,7 +108,9 @@ async fn look<K: Kafka>(
     now_ms: i64,
 ) -> Result<(), weir_kafka::AdminError> {
     let made_of = governance::made_of(&scene.cluster, &scene.policies);
-    let fresh = memory.governance.as_ref().is_some_and(|g| g.is_of(&made_of) && now_ms - g.made_ms < LOOK_INTERVAL_MS);
+    let remembered_ms = memory.keeping.histories.taken_up_ms().unwrap_or(i64::MIN);
+    let is_fresh = |g: &Governance| g.is_of(&made_of) && g.made_ms > remembered_ms && now_ms - g.made_ms < LOOK_INTERVAL_MS;
+    let fresh = memory.governance.as_ref().is_some_and(is_fresh);
     if fresh {
         return Ok(());
     }
@@ -116,6 +140,7 @@ async fn observe<K: Kafka>(kafka: &K, scene: &Scene, memory: &mut Memory, now_ms
     });
     let floors: BTreeMap<&str, &TopicFloor> = scene.floors.iter().map(|f| (f.spec.topic.as_str(), &**f)).collect();
     let mut holds = holds::of_jobs(&scene.jobs, &scene.cluster.name_any(), now_ms);
+    let max_used_percent = scene.cluster.spec.storage.as_ref().map_or(100, |storage| storage.max_used_percent);
     let mut seen = BTreeMap::new();
     for (name, topic) in &governance.topics {
         let begin = || TopicMemory::begin(&topic.description.id, floors.get(name.as_str()).copied());
@@ -123,7 +148,7 @@ async fn observe<K: Kafka>(kafka: &K, scene: &Scene, memory: &mut Memory, now_ms
         let is_fresh = found.is_some();
         let memory = remembered.entry(name.clone()).or_insert_with(begin);
         memory.history.acknowledge(&acknowledged(floors.get(name.as_str()).copied()));
-        let observed = observe::observed(name, topic, memory.config(found, now_ms), is_fresh, lags);
+        let observed = observe::observed(name, topic, memory.config(found, now_ms), is_fresh, lags, max_used_percent);
         seen.insert(name.clone(), Seen { observed, holds: holds.remove(name).unwrap_or_default() });
     }
     seen
@@ -136,27 +161,42 @@ fn acknowledged(floor: Option<&TopicFloor>) -> Vec<&str> {
 }
 
 /// Assesses all topics, raises what is below its floor, and assesses that once more as it is then.
-async fn raise<K: Kafka>(
+async fn raise<K: Kafka, S: Objects>(
     ctx: &Retention,
     kafka: &K,
+    kept: &Kept<'_, S>,
+    scene: &Scene,
     memory: &mut Memory,
-    seen: BTreeMap<String, Seen>,
-    now_ms: i64,
+    seen: &BTreeMap<String, Seen>,
+    now: Timestamp,
 ) -> BTreeMap<String, Turned> {
-    let Memory { governance: Some(governance), topics, owners, .. } = memory else { return BTreeMap::new() };
+    let now_ms = now.as_millisecond();
+    let exceptions = exceptions::by_topic(scene, now);
+    let exceptions = |topic: &str| exceptions.get(topic).map_or(&[][..], Vec::as_slice);
+    let Memory { governance: Some(governance), topics, owners, keeping, .. } = memory else { return BTreeMap::new() };
     let policies = |topic: &str| governance.topics.get(topic).map_or(&[][..], |t| &t.policies);
     let mut turned = BTreeMap::new();
     let mut changes: BTreeMap<String, Change> = BTreeMap::new();
-    for (name, seen) in &seen {
+    for (name, seen) in seen {
         let Some(remembered) = topics.get_mut(name) else { continue };
-        let assessment = plan::assess(remembered, &seen.observed, policies(name), &seen.holds, now_ms);
+        let assessment = plan::assess(remembered, &seen.observed, policies(name), &seen.holds, exceptions(name), now_ms);
         let may_raise = seen.observed.config_is_fresh && (owners.of(name).is_none() || remembered.fight.may_raise(now_ms));
         if let Some(change) = plan::raise(&assessment).filter(|_| may_raise) {
             changes.insert(name.clone(), change.clone());
         }
         turned.insert(name.clone(), Turned { assessment, tried: None });
     }
-    let mut answers = apply::raise(kafka, &changes).await;
+    let mut recording = Recording::begin(keeping, seen, &turned, &changes, now);
+    let mut answers = {
+        let mut note = std::pin::pin!(recording.note(kept).fuse());
+        _ = tokio::time::timeout(NOTED_FIRST, &mut note).await;
+        let rest = async {
+            if !note.is_terminated() {
+                note.await;
+            }
+        };
+        futures::join!(apply::alter(kafka, &changes), rest).0
+    };
     for (name, change) in changes {
         let (Some(remembered), Some(seen), Some(turned)) = (topics.get_mut(&name), seen.get(&name), turned.get_mut(&name)) else {
             continue;
@@ -167,17 +207,19 @@ async fn raise<K: Kafka>(
         tracing::info!(topic = name, ?change, failure, "retention is raised");
         let before = turned.assessment.clone();
         if failure.is_none() {
-            // If this process dies here, the value is taken for somebody else's, and stays.
+            // If this process dies here, the next leader finds the raise in what was noted, and the topic as it should be.
             remembered.history.applied(&change, now_ms);
             if change.cause == Cause::Restore {
                 remembered.fight.raised(now_ms);
             }
             let after = plan::after(seen.observed.clone(), &change);
-            turned.assessment = plan::assess(remembered, &after, policies(&name), &seen.holds, now_ms);
+            turned.assessment = plan::assess(remembered, &after, policies(&name), &seen.holds, exceptions(&name), now_ms);
             _ = remembered.config(after.config, now_ms);
+            recording.done(&name);
         }
         turned.tried = Some(Tried { change, before, failure });
     }
+    recording.end(keeping, now);
     for (name, turned) in &mut turned {
         if let Some(remembered) = topics.get_mut(name) {
             let conflict = owners.of(name).and_then(|owner| owner.conflict(&turned.assessment, &remembered.fight));

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
     Api, Client, Resource, ResourceExt as _,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
@@ -9,12 +10,14 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use weir_crds::{
-    KafkaCluster, TopicFloor, TopicRetentionPolicy, contract::digest::Sha256Digest, topic_floor::TopicFloorStatus,
-    topic_retention_policy::TopicRetentionPolicyStatus,
+    KafkaCluster, RetentionException, TopicFloor, TopicRetentionPolicy, contract::digest::Sha256Digest, kafka_cluster::AuditAnchor,
+    retention_exception::RetentionExceptionStatus, topic_floor::TopicFloorStatus, topic_retention_policy::TopicRetentionPolicyStatus,
 };
 
 use crate::context::FIELD_MANAGER;
 
+/// Who writes what the turns say of a `KafkaCluster`, beside its own controller.
+const TURNS_MANAGER: &str = "weir-operator-topics";
 /// Of the readable part of a name, of cluster and topic each: the whole is a DNS subdomain, which may have 253.
 const NAME_PART_MAX: usize = 100;
 
@@ -28,6 +31,18 @@ pub enum WriteError {
     },
     #[error("TopicFloor {name} cannot be deleted")]
     Delete {
+        name: String,
+        #[source]
+        source: kube::Error,
+    },
+    #[error("the status of KafkaCluster {name} cannot be written")]
+    Cluster {
+        name: String,
+        #[source]
+        source: kube::Error,
+    },
+    #[error("the status of RetentionException {name} cannot be written")]
+    Exception {
         name: String,
         #[source]
         source: kube::Error,
@@ -93,8 +108,44 @@ pub async fn policy(client: &Client, policy: &TopicRetentionPolicy, status: &Top
     written.map(drop).map_err(|source| WriteError::Policy { name: format!("{namespace}/{name}"), source })
 }
 
+/// What the turns say of a cluster; the rest of its status is the business of the controller of KafkaClusters.
+pub async fn cluster(
+    client: &Client,
+    cluster: &KafkaCluster,
+    audit: Option<&AuditAnchor>,
+    conditions: &[Condition],
+) -> Result<(), WriteError> {
+    let (name, api): (_, Api<KafkaCluster>) = (cluster.name_any(), Api::all(client.clone()));
+    let mut status = json!({"conditions": conditions});
+    if let Some(audit) = audit {
+        status["audit"] = json!(audit);
+    }
+    let written = patch_status_as(TURNS_MANAGER, &api, &name, cluster.uid(), &status).await;
+    written.map(drop).map_err(|source| WriteError::Cluster { name, source })
+}
+
+pub async fn exception(client: &Client, exception: &RetentionException, status: &RetentionExceptionStatus) -> Result<(), WriteError> {
+    let (name, namespace) = (exception.name_any(), exception.namespace().unwrap_or_default());
+    let api: Api<RetentionException> = Api::namespaced(client.clone(), &namespace);
+    let written = patch_status(&api, &name, exception.uid(), status).await;
+    written.map(drop).map_err(|source| WriteError::Exception { name: format!("{namespace}/{name}"), source })
+}
+
 /// `false`: there is no such object any more.
 async fn patch_status<K>(api: &Api<K>, name: &str, uid: Option<String>, status: &impl Serialize) -> Result<bool, kube::Error>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    patch_status_as(FIELD_MANAGER, api, name, uid, status).await
+}
+
+async fn patch_status_as<K>(
+    manager: &str,
+    api: &Api<K>,
+    name: &str,
+    uid: Option<String>,
+    status: &impl Serialize,
+) -> Result<bool, kube::Error>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
@@ -107,7 +158,7 @@ where
     if let Some(uid) = uid {
         patch["metadata"]["uid"] = uid.into();
     }
-    match api.patch_status(name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&patch)).await {
+    match api.patch_status(name, &PatchParams::apply(manager).force(), &Patch::Apply(&patch)).await {
         Ok(_) => Ok(true),
         Err(error) if is_gone(&error) => Ok(false),
         Err(error) => Err(error),

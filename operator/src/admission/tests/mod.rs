@@ -4,6 +4,7 @@
 
 mod own;
 mod rotation;
+mod stamp;
 mod tls;
 mod topics;
 mod world;

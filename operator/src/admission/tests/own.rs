@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::world::{Answered, HOUR_MS, World, cluster, floor, request, standing};
+use super::world::{Answered, HOUR_MS, TOPIC, World, cluster, floor, request, standing};
 
 const TABLE: &str = include_str!("../../../../floors/tables/policies.yaml");
 
@@ -218,4 +218,47 @@ fn what_cannot_be_read_and_what_is_not_judged_here_is_refused() {
     world
         .ask(&request("apps", "Deployment", None, Some(&json!({"metadata": {"name": "x"}}))))
         .is_refused_for(&["does not judge Deployment of apps".into()], "rules");
+}
+
+fn exception(over: &Value) -> Value {
+    let right = json!({
+        "clusterRef": {"name": "main"}, "topics": [TOPIC], "floor": "2h", "reason": "disks are full", "until": "2026-11-07T03:00:00Z",
+    });
+    object("RetentionException", "now", laid_over(&right, over))
+}
+
+#[test]
+fn an_exception_that_would_not_hold_is_refused() {
+    let ask = |world: &World, over: Value| world.ask(&own("RetentionException", None, &exception(&over)));
+    let world = World::governed();
+    ask(&world, json!({})).passes_in_silence("right");
+    let far = json!({"until": "2026-11-07T05:30:00Z"});
+    let rows: [(Value, &[&str]); 3] = [
+        (json!({"clusterRef": {"name": "mian"}}), &["spec.clusterRef.name", "no KafkaCluster mian"]),
+        (json!({"until": "2026-11-06T23:59:00Z"}), &["spec.until", "is past", "up to 2026-11-07T04:00:00Z"]),
+        (far.clone(), &["spec.until", "is in 5h30m", "at most 4h"]),
+    ];
+    for (over, says) in rows {
+        let says: Vec<String> = says.iter().map(|s| (*s).to_owned()).collect();
+        ask(&world, over.clone()).is_refused_for(&says, &over.to_string());
+    }
+    let mut longer = world.clone();
+    longer.clusters[0]["spec"]["exceptionMaximum"] = "24h".into();
+    ask(&longer, far).passes_in_silence("the cluster allows more");
+    let mut denied = world;
+    denied.clusters[0]["spec"]["grants"][0]["verbs"] = json!(["Observe"]);
+    let says = ["spec.topics[0]", "does not grant Govern on topic app_events to namespace growth", "spec.grants"].map(String::from);
+    ask(&denied, json!({})).is_refused_for(&says, "not granted");
+}
+
+#[test]
+fn an_exception_that_changes_nothing_says_so() {
+    let world = World::governed();
+    for (over, says) in [
+        (json!({"topics": [TOPIC, "app_evnets"]}), "topic app_evnets has no floor"),
+        (json!({"floor": "168h"}), "the floor of topic app_events is 168h, which 168h does not lower"),
+    ] {
+        let Answered { message, warnings } = world.ask(&own("RetentionException", None, &exception(&over)));
+        assert!(message.is_none() && warnings.len() == 1 && warnings[0].contains(says), "{over}: {message:?} {warnings:?}");
+    }
 }

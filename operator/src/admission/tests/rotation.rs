@@ -14,6 +14,8 @@ use crate::admission::rotation::{CONFIGURATION, ROTATE_ANNOTATION, Rotation, SEC
 struct Api {
     secret: Option<Value>,
     configuration: Option<Value>,
+    /// The other one, that changes what passes.
+    stamps: Option<Value>,
     writes: Vec<String>,
     /// Writes of this kind fail once.
     fails: Option<&'static str>,
@@ -32,7 +34,7 @@ fn found(object: &Option<Value>) -> (u16, Value) {
 
 fn answer(api: &mut Api, method: &Method, path: &str, body: Value) -> (u16, Value) {
     // The namespace is in the path of its Secrets.
-    let kinds = ["secrets", "validatingwebhookconfigurations", "namespaces"];
+    let kinds = ["secrets", "mutatingwebhookconfigurations", "validatingwebhookconfigurations", "namespaces"];
     let kind = kinds.into_iter().find(|kind| path.contains(&format!("/{kind}"))).unwrap();
     if method != Method::GET {
         api.writes.push(format!("{method} {kind}"));
@@ -43,6 +45,7 @@ fn answer(api: &mut Api, method: &Method, path: &str, body: Value) -> (u16, Valu
     }
     match (method.as_str(), kind) {
         ("GET", "secrets") => found(&api.secret),
+        ("GET", "mutatingwebhookconfigurations") => found(&api.stamps),
         ("GET", "validatingwebhookconfigurations") => found(&api.configuration),
         ("GET", _) => (200, json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "weir-system", "uid": "namespace-uid"}})),
         ("POST" | "PUT", _) => {
@@ -50,7 +53,8 @@ fn answer(api: &mut Api, method: &Method, path: &str, body: Value) -> (u16, Valu
             (200, body)
         }
         ("PATCH", _) => {
-            let configuration = api.configuration.as_mut().unwrap();
+            let configuration = if kind.starts_with("mutating") { &mut api.stamps } else { &mut api.configuration };
+            let configuration = configuration.as_mut().unwrap();
             configuration["metadata"]["ownerReferences"] = body["metadata"]["ownerReferences"].clone();
             for patch in body["webhooks"].as_array().unwrap() {
                 let webhooks = configuration["webhooks"].as_array_mut().unwrap();
@@ -140,6 +144,18 @@ async fn what_is_served_first_is_trusted_before() {
     // A configuration that was applied anew is told again.
     world.api.lock().unwrap().configuration = Some(configuration());
     assert_eq!((world.turn(5).await, world.trusted()), (vec![PATCH.to_owned()], vec![1, 1]));
+}
+
+#[tokio::test]
+async fn both_configurations_trust_before_anything_is_served() {
+    let mut world = World::new(Some(configuration()));
+    world.api.lock().unwrap().stamps = Some(configuration());
+    world.api.lock().unwrap().fails = Some("validatingwebhookconfigurations");
+    assert_eq!(world.turn(0).await, ["PATCH mutatingwebhookconfigurations", PATCH]);
+    assert_eq!(world.turn(5).await, ["PATCH mutatingwebhookconfigurations", PATCH, "POST secrets"]);
+    let bundle = |it: &Option<Value>| it.as_ref().unwrap()["webhooks"][0]["clientConfig"]["caBundle"].clone();
+    let api = world.api.lock().unwrap().clone();
+    assert!(bundle(&api.stamps).is_string() && bundle(&api.stamps) == bundle(&api.configuration));
 }
 
 #[tokio::test]

@@ -113,6 +113,7 @@ pub fn cluster() -> KafkaCluster {
         observed_generation: Some(1),
         cluster_id: Some("kafka-id".into()),
         brokers: Some(1),
+        audit: None,
         conditions: vec![ready()],
     };
     cluster.status = Some(status);

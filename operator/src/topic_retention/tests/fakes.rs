@@ -11,7 +11,7 @@ use kube::client::Body;
 use serde_json::{Value, json};
 use weir_floors::observed::Read;
 use weir_kafka::{
-    AdminError, PartitionDescription, RequestError, TopicConfig, TopicDescription,
+    AdminError, LogDir, LogDirs, LogDirsError, PartitionDescription, RequestError, TopicConfig, TopicDescription,
     admin::{
         Answers, CommittedOffsets, ConfigChange, GroupDescription, GroupList, GroupState, OffsetSpec, PartitionOffset, TopicPartition,
     },
@@ -42,6 +42,12 @@ pub struct FakeCluster {
     pub hides_groups: bool,
     /// The timestamp of every record.
     pub stamp_ms: Option<i64>,
+    /// Of its only disk; `None`: it may not be looked at.
+    pub used_percent: Option<u64>,
+    /// The size of every log.
+    pub bytes: u64,
+    /// Topics are altered, and no answer comes any more.
+    pub hangs: bool,
     /// In which order it was asked.
     pub asked: Vec<&'static str>,
 }
@@ -121,8 +127,17 @@ impl Kafka for FakeKafka {
         at.into_iter().map(|(partition, offset)| Read { partition, offset, found: Some(stamp(offset)), end: i64::MAX }).collect()
     }
 
+    async fn log_dirs(&self, topics: BTreeMap<String, BTreeSet<i32>>) -> Result<LogDirs, AdminError> {
+        self.ask("disks", |c| {
+            let at = |topic: &String| TopicPartition { topic: topic.clone(), partition: 0 };
+            let replicas = topics.keys().map(|topic| (at(topic), c.bytes)).collect();
+            let dir = c.used_percent.map(|used| LogDir { total_bytes: Some(100), usable_bytes: Some(100 - used), replicas });
+            LogDirs { brokers: BTreeMap::from([(1, dir.map(|dir| vec![dir]).ok_or(LogDirsError::Denied))]) }
+        })
+    }
+
     async fn alter(&self, changes: BTreeMap<String, BTreeMap<String, ConfigChange>>) -> Result<Answers<()>, AdminError> {
-        self.ask("alter", |c| {
+        let answer = self.ask("alter", |c| {
             let mut answers = Answers::new();
             for (topic, keys) in changes {
                 for (key, change) in keys {
@@ -135,9 +150,14 @@ impl Kafka for FakeKafka {
                 answers.insert(topic, if c.refuses { Err(RequestError::NoAnswer) } else { Ok(()) });
             }
             answers
-        })
+        });
+        let hangs = self.0.lock().unwrap().hangs;
+        if hangs { std::future::pending().await } else { answer }
     }
 }
+
+/// What is written.
+const KINDS: [&str; 5] = ["topicfloors", "topicretentionpolicies", "kafkaclusters", "retentionexceptions", "events"];
 
 /// One request to the Kubernetes API.
 #[derive(Clone, Debug)]
@@ -151,10 +171,7 @@ impl Call {
     /// `PATCH topicfloors/main.events-1b2c3d4e/status`
     pub fn short(&self) -> String {
         let parts: Vec<&str> = self.path.split('/').collect();
-        let from = parts
-            .iter()
-            .position(|part| ["topicfloors", "topicretentionpolicies", "events", "backfilljobs", "kafkatopics"].contains(part))
-            .unwrap();
+        let from = parts.iter().position(|part| KINDS.contains(part)).unwrap();
         format!("{} {}", self.method, parts[from..].join("/"))
     }
 }
@@ -224,6 +241,11 @@ fn answered(path: &str) -> Value {
     } else if path.contains("topicretentionpolicies") {
         let spec = json!({"clusterRef": {"name": "main"}, "topics": {}, "floor": {"minimum": "1h"}, "enforcement": {"mode": "Audit"}, "owners": {"team": "t"}});
         json!({"metadata": {"name": "p"}, "spec": spec})
+    } else if path.contains("kafkaclusters") {
+        json!({"metadata": {"name": "main"}, "spec": {"bootstrapServers": ["kafka:9092"]}})
+    } else if path.contains("retentionexceptions") {
+        let spec = json!({"clusterRef": {"name": "main"}, "topics": ["t"], "floor": "1h", "reason": "r", "until": "2026-11-02T00:00:00Z"});
+        json!({"metadata": {"name": "e"}, "spec": spec})
     } else {
         json!({"metadata": {}})
     }

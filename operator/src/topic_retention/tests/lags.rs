@@ -25,7 +25,7 @@ async fn look(kafka: &FakeKafka, before: &Lags) -> Lags {
 
 /// What was committed on the topic, by group; `None`: groups are not known.
 fn committed(lags: &Lags) -> Option<BTreeMap<String, Option<i64>>> {
-    let groups = observed(TOPIC, &topic(), None, false, lags).groups?;
+    let groups = observed(TOPIC, &topic(), None, false, lags, 100).groups?;
     Some(groups.into_iter().map(|(name, seen)| (name, seen.committed.and_then(|c| c.get(&0).copied()))).collect())
 }
 

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod fakes;
+mod keeping;
 mod lags;
 mod losses;
 mod owned;

@@ -15,10 +15,17 @@ use weir_crds::{KafkaCluster, TopicFloor, TopicRetentionPolicy, topic_floor::Top
 
 use super::fakes::{Call, FakeApi, FakeCluster, FakeKafka, FakeTopic};
 use crate::{
+    audit::{
+        chain::{Head, Verified, verify},
+        entry::chain_name,
+        tests::FakeStore,
+    },
     credentials::Credentials,
-    topic_retention::{Retention, Scene, TURN, memory::Memory, turn, write},
+    stores::Stores,
+    topic_retention::{Retention, Scene, TURN, keeping::Kept, memory::Memory, turn, write},
 };
 
+pub const PREFIX: &str = "weir";
 pub const TOPIC: &str = "app_events";
 pub const GROUP: &str = "lake-sink";
 pub const WEEK: &str = "604800000";
@@ -30,6 +37,8 @@ pub struct World {
     pub ctx: Retention,
     pub scene: Scene,
     pub memory: Memory,
+    /// The audit store, where the cluster names one.
+    pub store: Option<Arc<FakeStore>>,
     pub now: Timestamp,
 }
 
@@ -37,7 +46,7 @@ fn cluster(verbs: &[&str]) -> KafkaCluster {
     serde_json::from_value(json!({
         "apiVersion": "weir.dev/v1alpha1", "kind": "KafkaCluster",
         "metadata": {"name": "main", "uid": "cluster-uid", "generation": 1},
-        "spec": {"bootstrapServers": ["kafka:9092"], "grants": [{"namespaces": ["growth"], "topics": ["^app_.*$"], "verbs": verbs}]},
+        "spec": {"bootstrapServers": ["kafka:9092"], "storage": {"maxUsedPercent": 80}, "grants": [{"namespaces": ["growth"], "topics": ["^app_.*$"], "verbs": verbs}]},
     }))
     .unwrap()
 }
@@ -73,17 +82,61 @@ impl World {
         let ctx = Retention {
             client: client.clone(),
             credentials: Credentials::new(client.clone(), "weir-system", std::env::temp_dir()),
+            stores: Stores::new(Credentials::new(client.clone(), "weir-system", std::env::temp_dir())),
+            replica: "a".into(),
             recorder: Recorder::new(client, Reporter { controller: "weir".into(), instance: None }),
             metrics: Arc::default(),
             clusters: reflector::store().0,
             policies: reflector::store().0,
             floors: reflector::store().0,
             jobs: reflector::store().0,
+            exceptions: reflector::store().0,
             memories: Default::default(),
         };
-        let scene = Scene { cluster: Arc::new(cluster(&["Govern"])), policies: vec![Arc::new(policy(mode))], floors: vec![], jobs: vec![] };
+        let scene = Scene {
+            cluster: Arc::new(cluster(&["Govern"])),
+            policies: vec![Arc::new(policy(mode))],
+            floors: vec![],
+            jobs: vec![],
+            exceptions: vec![],
+        };
         let now = "2026-11-02T00:00:00Z".parse().unwrap();
-        Self { kafka: Arc::new(FakeKafka(fake.into())), api, ctx, scene, memory: Memory::default(), now }
+        Self { kafka: Arc::new(FakeKafka(fake.into())), api, ctx, scene, memory: Memory::default(), store: None, now }
+    }
+
+    /// With an audit store, disks that are half full, and a policy that returns within minutes.
+    pub fn kept() -> Self {
+        let mut world = Self::new("Enforce");
+        let mut cluster = (*world.scene.cluster).clone();
+        let store = json!({"bucket": "audit", "prefix": PREFIX, "s3": {"region": "eu"}});
+        cluster.spec.audit = Some(serde_json::from_value(store).unwrap());
+        world.scene.cluster = Arc::new(cluster);
+        let mut policy = policy("Enforce");
+        policy.spec.floor.lag_lookback = Some("1h".parse().unwrap());
+        policy.spec.decreases = Some(serde_json::from_value(json!({"maxStep": "24h", "every": "10m"})).unwrap());
+        world.scene.policies = vec![Arc::new(policy)];
+        world.store = Some(Arc::default());
+        world.kafka().used_percent = Some(50);
+        world
+    }
+
+    /// What the store has of the audit log.
+    pub fn audit_log(&self) -> Vec<Value> {
+        let files = self.store.as_ref().unwrap().files(PREFIX, &self.chain());
+        files.iter().map(|file| serde_json::from_slice::<Value>(&file.bytes).unwrap()["event"].clone()).collect()
+    }
+
+    pub fn chain(&self) -> String {
+        chain_name("main", "cluster-uid")
+    }
+
+    /// The log is whole, and each change in it once.
+    pub fn audited(&self) -> Verified {
+        let anchor = self.scene.cluster.status.as_ref().and_then(|s| s.audit.clone()).unwrap();
+        let head = Head { sequence: anchor.sequence, digest: anchor.digest };
+        let found = verify(self.store.as_ref().unwrap().files(PREFIX, &self.chain()), Some(&anchor.chain), Some(head));
+        assert_eq!(found.problems, vec![]);
+        found
     }
 
     pub fn grant(&mut self, verbs: &[&str]) {
@@ -113,12 +166,57 @@ impl World {
     /// The next turn, with what was written in it; looks beside the turns have ended when it returns.
     pub async fn try_turn(&mut self) -> (Result<(), turn::TurnError>, Vec<Call>) {
         self.now += SignedDuration::try_from(TURN).unwrap();
-        let result = turn::turn(&self.ctx, &self.kafka, &self.scene, &mut self.memory, self.now).await;
+        let kept = self.store.as_deref().map_or(Kept::Nowhere, Kept::At);
+        let result = turn::turn(&self.ctx, &self.kafka, &kept, &self.scene, &mut self.memory, self.now).await;
         // Time enough for what the turn started; its result is taken by the next one.
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
-        (result, std::mem::take(&mut *self.api.calls.lock().unwrap()))
+        let mut calls = std::mem::take(&mut *self.api.calls.lock().unwrap());
+        // The cluster as the watch would bring it; it is looked at by itself.
+        for call in calls.extract_if(.., |call| call.path.contains("kafkaclusters")) {
+            let mut cluster = (*self.scene.cluster).clone();
+            cluster.status = Some(serde_json::from_value(call.body["status"].clone()).unwrap());
+            self.scene.cluster = Arc::new(cluster);
+        }
+        (result, calls)
+    }
+
+    /// A turn in which the process is killed when it gets no further.
+    pub async fn die(mut self) -> Self {
+        self.now += SignedDuration::try_from(TURN).unwrap();
+        {
+            let kept = self.store.as_deref().map_or(Kept::Nowhere, Kept::At);
+            let turn = turn::turn(&self.ctx, &self.kafka, &kept, &self.scene, &mut self.memory, self.now);
+            let stuck = async {
+                for _ in 0..100 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = turn => panic!("the turn came to its end"),
+                () = stuck => {}
+            }
+        }
+        self.kafka().hangs = false;
+        self.store.as_ref().unwrap().trouble(None);
+        self
+    }
+
+    /// Another replica leads: it knows what lies in the store and in the API.
+    pub fn succeed(&mut self, replica: &str, floor: Option<&Value>) {
+        self.ctx.replica = replica.into();
+        self.memory = Memory::default();
+        self.scene.floors.clear();
+        if let Some(status) = floor {
+            self.restart(status);
+        }
+    }
+
+    /// What the cluster's status says of the log or the histories.
+    pub fn says(&self, kind: &str) -> (String, String) {
+        condition(&serde_json::to_value(self.scene.cluster.status.as_ref().unwrap()).unwrap(), kind)
     }
 
     pub async fn turn(&mut self) -> Vec<Call> {
