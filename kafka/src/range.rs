@@ -165,8 +165,13 @@ impl Reader {
 
     /// Where the log begins, and its end as this reader's isolation sees it.
     pub fn bounds(&self, partition: i32) -> Result<(i64, i64), RangeError> {
-        self.consumer.fetch_watermarks(&self.topic, partition, OFFSETS_TIMEOUT).map_err(|source| RangeError::Offsets {
-            topic: self.topic.clone(),
+        self.bounds_of(&self.topic, partition)
+    }
+
+    /// The same of another topic, over the same connections: each reader costs some threads and milliseconds.
+    pub fn bounds_of(&self, topic: &str, partition: i32) -> Result<(i64, i64), RangeError> {
+        self.consumer.fetch_watermarks(topic, partition, OFFSETS_TIMEOUT).map_err(|source| RangeError::Offsets {
+            topic: topic.to_owned(),
             partition,
             source,
         })

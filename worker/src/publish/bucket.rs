@@ -1,6 +1,7 @@
 //! One bucket: taken over, published slice by slice in sequence, started over when the brokers leave it in doubt.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use weir_crds::{
     backfill_job::{KafkaSink, Ordering},
     contract::{
-        manifest::{Published, Staged},
+        manifest::{Published, PublishedPartition, Staged, StagedBucket},
         names::transactional_id,
         plan::Bucket,
     },
@@ -36,19 +37,26 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub struct BucketPublisher {
     identity: Identity,
     config: KafkaConfig,
-    admin: Admin,
     spec: Arc<KafkaSink>,
-    planned_ids: Arc<OnceCell<PlannedIds>>,
+    shared: Shared,
     slices: Vec<usize>,
     counters: Counters,
     stop: CancellationToken,
+}
+
+/// What the buckets of a process have in common.
+pub struct Shared {
+    pub admin: Admin,
+    pub planned_ids: Arc<OnceCell<PlannedIds>>,
+    /// By slice, as far as they are staged.
+    pub staged: Arc<BTreeMap<usize, Staged>>,
 }
 
 impl BucketPublisher {
     pub fn new(
         planned: PlannedRun,
         bucket: Bucket,
-        planned_ids: Arc<OnceCell<PlannedIds>>,
+        shared: Shared,
         slices: Vec<usize>,
         counters: Counters,
         stop: CancellationToken,
@@ -58,15 +66,17 @@ impl BucketPublisher {
             planned.run.spec.sinks.iter().find(|declared| declared.name == sink.name).and_then(|declared| declared.kafka.clone());
         let spec = Arc::new(declared.ok_or(PublishError::NoSink)?);
         let config = planned.run.kafka(&sink.cluster)?;
-        let admin = Admin::new(&config).map_err(target::TargetError::Admin)?;
         let run = &planned.run.context.run;
         let transactional_id = transactional_id(&run.namespace, &run.name, &bucket.id);
         let identity = Identity::new(planned, bucket, sink, transactional_id);
-        Ok(Self { identity, config, admin, spec, planned_ids, slices, counters, stop })
+        Ok(Self { identity, config, spec, shared, slices, counters, stop })
     }
 
     /// Publishes what is missing. Returns when everything is published, or with the reason why it is not.
     pub fn run(&self) -> Result<(), PublishError> {
+        if self.is_empty() {
+            return self.publish_nothing();
+        }
         let context = &self.identity.planned.run.context;
         let mut holder = Holder::new(context.run.clone(), context.attempt);
         let mut last_commit = (Instant::now(), 0);
@@ -88,7 +98,7 @@ impl BucketPublisher {
             tracing::warn!(bucket = self.identity.bucket.id, error = &error as &dyn std::error::Error, "starting over");
             std::thread::sleep(PAUSE);
             // A topic that was deleted or made anew looks like an outage to a producer.
-            match Handle::current().block_on(target::check(&self.admin, &self.identity.sink)) {
+            match Handle::current().block_on(target::check(&self.shared.admin, &self.identity.sink)) {
                 Ok(()) | Err(target::TargetError::Admin(_)) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -97,8 +107,8 @@ impl BucketPublisher {
 
     /// From taking the bucket over to the end of its slices. `transactions` is left at the number of committed ones.
     fn attempt(&self, holder: &mut Holder, transactions: &mut u64) -> Result<(), PublishError> {
-        let mut started = start::start(&self.identity, &self.config, &self.admin, holder)?;
-        let generations = Generations::read(&self.identity, &mut started.records, &self.planned_ids)?;
+        let mut started = start::start(&self.identity, &self.config, &self.shared.admin, holder)?;
+        let generations = Generations::read(&self.identity, &mut started.records, &self.shared.planned_ids)?;
         *transactions = (*transactions).max(started.own.transactions);
         let result = self.slices(&mut started, &generations);
         *transactions = (*transactions).max(started.own.transactions);
@@ -158,13 +168,17 @@ impl BucketPublisher {
     /// Publishes a slice; `false` if it is not staged.
     fn slice(&self, started: &mut Started, generations: &Generations, index: usize) -> Result<bool, PublishError> {
         let planned = &self.identity.planned;
-        let (slice, bucket) = (&planned.plan.slices[index], &self.identity.bucket);
+        let slice = &planned.plan.slices[index];
         let since = Instant::now();
-        let staged = Handle::current().block_on(planned.manifest::<Staged>(&planned.run.keys.staged(&slice.id)))?;
-        let Some(staged) = staged else { return Ok(false) };
-        let mut partitions = std::collections::BTreeMap::new();
+        // One that was left in the middle may be another unit's.
+        let read = match self.shared.staged.get(&index) {
+            Some(_) => None,
+            None => Handle::current().block_on(planned.manifest::<Staged>(&planned.run.keys.staged(&slice.id)))?,
+        };
+        let Some(staged) = self.shared.staged.get(&index).or(read.as_ref()) else { return Ok(false) };
+        let mut partitions = BTreeMap::new();
         // A bucket without rows of the slice needs no transaction.
-        if let Some(staged) = staged.buckets.iter().find(|staged| staged.bucket == bucket.id) {
+        if let Some(staged) = self.part_of(staged) {
             let present: Present = generations.present(&self.identity, &self.config, slice.interval)?;
             let job = SliceJob {
                 identity: &self.identity,
@@ -183,12 +197,35 @@ impl BucketPublisher {
         }
         // If we die here, the progress record has all that the manifest says. It must be there before the next slice's
         // first transaction overwrites that record.
-        let published = Published { slice: slice.id.clone(), bucket: bucket.id.clone(), partitions };
-        let key = planned.run.keys.published(&slice.id, &bucket.id);
+        self.put(index, partitions, since)?;
+        Ok(true)
+    }
+
+    fn part_of<'a>(&self, staged: &'a Staged) -> Option<&'a StagedBucket> {
+        staged.buckets.iter().find(|staged| staged.bucket == self.identity.bucket.id)
+    }
+
+    /// Whether all slices are staged and none has rows of the bucket.
+    fn is_empty(&self) -> bool {
+        let staged = &self.shared.staged;
+        self.slices.iter().all(|slice| staged.get(slice).is_some_and(|staged| self.part_of(staged).is_none()))
+    }
+
+    /// Says so of each slice. Nothing is sent, so the bucket need not be taken over, which costs more than many a slice.
+    fn publish_nothing(&self) -> Result<(), PublishError> {
+        start::require_open(&self.identity)?;
+        self.slices.iter().try_for_each(|slice| self.put(*slice, BTreeMap::new(), Instant::now()))
+    }
+
+    fn put(&self, index: usize, partitions: BTreeMap<i32, PublishedPartition>, since: Instant) -> Result<(), PublishError> {
+        let (planned, bucket) = (&self.identity.planned, &self.identity.bucket.id);
+        let slice = &planned.plan.slices[index].id;
+        let published = Published { slice: slice.clone(), bucket: bucket.clone(), partitions };
+        let key = planned.run.keys.published(slice, bucket);
         Handle::current().block_on(planned.put_manifest(&key, since.elapsed().as_secs_f64(), published))?;
         self.counters.item_done();
-        tracing::info!(slice = %slice.id, bucket = bucket.id, "published");
-        Ok(true)
+        tracing::info!(%slice, bucket, "published");
+        Ok(())
     }
 }
 

@@ -99,7 +99,7 @@ pub fn open(
 /// When a run is over and its workers are gone, what it claimed and did not publish is given back. A worker that comes late
 /// must leave that alone; one that got past here is waited for. And once a later generation is planned, it has read what
 /// there is of this one.
-fn require_open(identity: &Identity) -> Result<(), PublishError> {
+pub fn require_open(identity: &Identity) -> Result<(), PublishError> {
     let run = &identity.planned.run;
     let outcome = Handle::current().block_on(run.ledger.get_json::<OutcomeRecord>(&run.keys.outcome())).map_err(RunError::Store)?;
     if let Some(OutcomeRecord { outcome, message, .. }) = outcome {
