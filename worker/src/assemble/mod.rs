@@ -20,10 +20,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::mpsc;
-use weir_crds::contract::{
-    digest::Sha256Digest,
-    manifest::{PartRef, Staged, StagedBucket},
-};
+use weir_crds::contract::manifest::{PartRef, Staged, StagedBucket};
 
 pub use error::AssembleError;
 use share::{ChunkShare, Shares};
@@ -85,9 +82,9 @@ impl Assembler {
             .map(|(share, segment)| async move {
                 let key = share.data.as_deref().ok_or_else(|| AssembleError::NoData { chunk: share.chunk.clone() })?;
                 let bytes = self.planned.run.ledger.get_range(key, segment.offset..segment.offset + segment.length).await?;
-                let found = Sha256Digest::of(&bytes);
-                if found != segment.sha256 {
-                    return Err(AssembleError::Segment { key: key.to_owned(), offset: segment.offset, said: segment.sha256, found });
+                let found = segment.digest.of_same_kind(&bytes);
+                if found != segment.digest {
+                    return Err(AssembleError::Segment { key: key.to_owned(), offset: segment.offset, said: segment.digest, found });
                 }
                 self.counters.add(segment.rows, segment.length);
                 Ok(Fetched { source: share.source, bytes })
@@ -106,20 +103,20 @@ impl Assembler {
         let slice = &plan.slices[slice].id;
         let mut buckets = Vec::new();
         for part in assembled.buckets {
-            let key = run.keys.staged_part(slice, &part.bucket, &part.written.sha256.short());
+            let key = run.keys.staged_part(slice, &part.bucket, &part.written.digest.short());
             let written = part.written;
             match written.content {
                 Content::Memory(bytes) => run.ledger.put_part(&key, bytes).await?,
                 Content::File(file) => run.ledger.put_part_file(&key, file.path()).await?,
             }
-            let part_ref = PartRef { key, sha256: written.sha256, bytes: written.bytes, rows: written.rows };
+            let part_ref = PartRef { key, digest: written.digest, bytes: written.bytes, rows: written.rows };
             buckets.push(StagedBucket { bucket: part.bucket, part: part_ref, partitions: part.partitions });
         }
         let quarantine = match assembled.quarantine {
             Some(written) => {
                 let key = run.keys.quarantine_part(slice.as_str(), &written.sha256.short());
                 run.ledger.put_part_file(&key, written.file.path()).await?;
-                Some(PartRef { key, sha256: written.sha256, bytes: written.bytes, rows: written.rows })
+                Some(PartRef { key, digest: written.sha256.into(), bytes: written.bytes, rows: written.rows })
             }
             None => None,
         };

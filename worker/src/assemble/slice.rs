@@ -6,7 +6,6 @@ use bytes::Bytes;
 use datafusion::arrow::{array::RecordBatch, buffer::Buffer, ipc::reader::StreamDecoder};
 use tokio::runtime::Handle;
 use weir_crds::contract::{
-    digest::Sha256Digest,
     manifest::{ReasonCount, RecordsDigest, StagedCounts},
     plan::PlannedSink,
 };
@@ -24,7 +23,7 @@ use crate::{
     extract::quarantine::{QuarantineWriter, QuarantinedRow, WrittenQuarantine},
     run::{PlannedRun, RunError},
     source::{SourceObject, object_list},
-    staged::{PartWriter, StagedRecord, WrittenPart, count},
+    staged::{PartWriter, StagedRecord, WrittenPart},
 };
 
 /// How much of a refused record's value is kept: as for other quarantined rows.
@@ -149,7 +148,7 @@ impl SliceWork {
             }
             if let Some((writer, partitions)) = parts.get_mut(&number) {
                 writer.push(&record)?;
-                count(partitions.entry(row.partition).or_default(), record.view());
+                partitions.entry(row.partition).or_default().count(record.view());
             }
             accounts.staged(row.origin.source, row.event_type.as_str());
             Ok(())
@@ -213,11 +212,11 @@ impl Objects {
         let PlannedRun { run, plan, .. } = &self.planned;
         let list = Handle::current().block_on(run.ledger.get(&plan.objects.key))?;
         let list = list.ok_or_else(|| RunError::Missing { key: plan.objects.key.clone() })?;
-        let found = Sha256Digest::of(&list);
-        if found == plan.objects.sha256 {
+        let found = plan.objects.digest.of_same_kind(&list);
+        if found == plan.objects.digest {
             Ok(list)
         } else {
-            Err(AssembleError::Segment { key: plan.objects.key.clone(), offset: 0, said: plan.objects.sha256, found })
+            Err(AssembleError::Segment { key: plan.objects.key.clone(), offset: 0, said: plan.objects.digest, found })
         }
     }
 }

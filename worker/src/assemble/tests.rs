@@ -30,7 +30,7 @@ use crate::{
     run::{PlannedRun, Run},
     scratch::Scratch,
     select::normalize::{SOURCE_COLUMN, SUB_COLUMN},
-    staged::{PartReader, count},
+    staged::PartReader,
 };
 
 const START_US: i64 = 1_793_685_600_000_000;
@@ -149,7 +149,7 @@ async fn neither_the_memory_budget_nor_the_order_of_segments_changes_a_byte() {
     // The rows have some 4 MB: less than a tenth of them fit.
     for other in [assemble(&planned, &segments(), 300_000), assemble(&planned, &shuffled, 200_000)] {
         let digests = |assembled: &Assembled| {
-            assembled.buckets.iter().map(|b| (b.bucket.clone(), b.written.sha256, b.partitions.clone())).collect::<Vec<_>>()
+            assembled.buckets.iter().map(|b| (b.bucket.clone(), b.written.digest, b.partitions.clone())).collect::<Vec<_>>()
         };
         assert_eq!(digests(&whole), digests(&other));
         assert_eq!(whole.by, other.by);
@@ -182,7 +182,7 @@ async fn every_id_is_staged_once_where_its_key_belongs_and_in_order() {
                 assert_eq!(bucket.bucket, format!("events-{}", planned.plan.sinks[0].bucket_of(record.partition)));
                 // Source a has every id that b has, and precedes it.
                 assert_eq!(record.source, "a");
-                count(digests.entry(record.partition).or_default(), record.view());
+                digests.entry(record.partition).or_default().count(record.view());
             }
         }
         assert_eq!(digests, bucket.partitions);
