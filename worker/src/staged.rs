@@ -39,7 +39,7 @@ const BATCH_BYTES: usize = 1024 * 1024;
 /// reader holds one.
 const ROW_GROUP_BYTES: usize = 4 * 1024 * 1024;
 /// A part up to this size never touches the disk; eight buckets side by side hold eight of them.
-pub const MEMORY_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub const MEMORY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Staged parts are written once and read once or twice.
 const LEVEL: i32 = 1;
 /// What of the first values is compressed to see whether it pays.
@@ -174,6 +174,8 @@ impl Write for Digesting {
         if let Some(file) = &mut self.file {
             file.write_all(buffer)?;
         } else {
+            // At once, since memory that is not written to costs nothing: growing would copy all of it, into fresh memory.
+            self.memory.reserve(MEMORY_BYTES_MAX.saturating_sub(self.memory.len()));
             self.memory.extend_from_slice(buffer);
             if self.memory.len() > MEMORY_BYTES_MAX {
                 let mut file = BufWriter::new(self.scratch.file()?);

@@ -22,6 +22,7 @@ use weir_kafka::murmur2;
 use weir_ledger::Ledger;
 
 use super::{
+    row::Buffer,
     share::ChunkShare,
     slice::{Assembled, SliceWork},
 };
@@ -128,11 +129,13 @@ fn shares(rows: &[(u16, u64)]) -> Vec<ChunkShare> {
 }
 
 fn assemble(planned: &PlannedRun, segments: &[(u16, Bytes)], budget_bytes: usize) -> Assembled {
-    let mut work = SliceWork::new(planned, 0, budget_bytes).unwrap();
+    let mut work = SliceWork::new(planned, 0, budget_bytes, Buffer::default()).unwrap();
     for (source, bytes) in segments {
         work.add(*source, bytes).unwrap();
     }
-    work.finish(&shares(&[(0, 20_000), (1, 2_000)])).unwrap()
+    let (assembled, buffer) = work.finish(&shares(&[(0, 20_000), (1, 2_000)])).unwrap();
+    assert!(buffer.is_empty());
+    assembled
 }
 
 fn segments() -> Vec<(u16, Bytes)> {
@@ -194,7 +197,7 @@ async fn every_id_is_staged_once_where_its_key_belongs_and_in_order() {
 async fn a_row_too_many_or_too_few_is_a_bug_that_is_found() {
     let dir = tempfile::tempdir().unwrap();
     let planned = planned(dir.path()).await;
-    let mut work = SliceWork::new(&planned, 0, usize::MAX).unwrap();
+    let mut work = SliceWork::new(&planned, 0, usize::MAX, Buffer::default()).unwrap();
     let (source, bytes) = segment(0, 0..10);
     work.add(source, &bytes).unwrap();
     assert!(work.finish(&shares(&[(0, 11)])).unwrap_err().to_string().contains("lost or doubled"));
