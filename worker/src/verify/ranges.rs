@@ -90,9 +90,9 @@ impl Expected {
     }
 
     fn see(&self, record: &RecordRef<'_>, found: &mut Found) {
-        let is = |name, wanted: &str| record.header(name) == Some(wanted.as_bytes());
-        let id = record.header(headers::EVENT_ID).and_then(|id| std::str::from_utf8(id).ok());
-        match id.filter(|_| is(headers::RUN, &self.run) && is(headers::SLICE, &self.slice)) {
+        let [run, slice, id] = record.headers_of([headers::RUN, headers::SLICE, headers::EVENT_ID]);
+        let is_own = run == Some(self.run.as_bytes()) && slice == Some(self.slice.as_bytes());
+        match id.filter(|_| is_own).and_then(|id| std::str::from_utf8(id).ok()) {
             Some(event_id) => {
                 let timestamp_ms = match self.timestamps {
                     RecordTimestamps::EventTime => record.timestamp_ms().unwrap_or(-1),
