@@ -29,6 +29,8 @@ use crate::{
 /// The producers that are ready, in the order of their use.
 pub(crate) struct Pool {
     ready: Receiver<Result<Producer, TransactionError>>,
+    /// The one of the last transaction. It is renewed when the next one is asked for: behind the last nobody needs it.
+    last: Option<Producer>,
     used: Option<SyncSender<Producer>>,
     given_up: Arc<AtomicBool>,
     renewer: Option<JoinHandle<()>>,
@@ -59,21 +61,22 @@ impl Pool {
             }
         };
         let renewer = std::thread::Builder::new().name("renewer".to_owned()).spawn(renew_all).map_err(TransactionError::Thread)?;
-        Ok(Self { ready, used: Some(used), given_up, renewer: Some(renewer) })
+        Ok(Self { ready, last: None, used: Some(used), given_up, renewer: Some(renewer) })
     }
 
     /// The next producer in turn; waits until it is initialised, which is bounded by what initialising is bounded by.
-    pub fn next(&self) -> Result<Producer, TransactionError> {
+    pub fn next(&mut self) -> Result<Producer, TransactionError> {
+        if let (Some(last), Some(queue)) = (self.last.take(), &self.used) {
+            // It fails only if the renewer has ended; then what is ready tells why.
+            let _ = queue.send(last);
+        }
         // After an error the renewer has ended: whoever sees it throws the session away.
         self.ready.recv().unwrap_or(Err(TransactionError::NoProducer))
     }
 
     /// Takes back a producer whose transaction has ended, or will be ended by its being initialised anew.
-    pub fn renew(&self, used: Producer) {
-        if let Some(queue) = &self.used {
-            // It fails only if the renewer has ended; then `next` tells why.
-            let _ = queue.send(used);
-        }
+    pub fn renew(&mut self, used: Producer) {
+        self.last = Some(used);
     }
 }
 

@@ -29,7 +29,7 @@ pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// An abort waits for the reports on purged messages to be served, which only happens between two calls.
 const ABORT_CALL_TIMEOUT: Duration = Duration::from_millis(200);
 /// Messages that were sent and not acknowledged yet: enough for a few round trips, and what bounds memory.
-const QUEUE_KILOBYTES_MAX: u64 = 32 * 1024;
+const QUEUE_KILOBYTES_MAX: u64 = 16 * 1024;
 const QUEUE_MESSAGES_MAX: u64 = 100_000;
 /// Records wait for a full batch until they are asked for, which [`Producer::serve`] does. A record that has lingered long
 /// enough makes the library's thread ask again and again whether it may be sent, for as long as another batch of its

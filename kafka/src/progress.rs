@@ -3,7 +3,7 @@
 //! Only to be believed for keys whose writers have been fenced before: initialising a transactional id ends whatever an
 //! earlier producer of it left open, so nothing of that id can be committed behind the end that is read here.
 
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
 use crate::{
     config::KafkaConfig,
@@ -15,7 +15,7 @@ pub const PARTITION: i32 = 0;
 
 /// A progress partition, read from its beginning on, as far as it was asked for.
 pub(crate) struct ProgressLog {
-    ends: Reader,
+    ends: Arc<Reader>,
     reader: Reader,
     /// Where to go on; `None`: at the beginning.
     next: Option<i64>,
@@ -23,13 +23,9 @@ pub(crate) struct ProgressLog {
 }
 
 impl ProgressLog {
-    pub fn new(config: &KafkaConfig, topic: &str) -> Result<Self, RangeError> {
-        Ok(Self {
-            ends: Reader::new(config, topic, Isolation::Uncommitted)?,
-            reader: Reader::new(config, topic, Isolation::Committed)?,
-            next: None,
-            found: BTreeMap::new(),
-        })
+    /// `ends` reads the same topic uncommitted.
+    pub fn new(config: &KafkaConfig, topic: &str, ends: Arc<Reader>) -> Result<Self, RangeError> {
+        Ok(Self { ends, reader: Reader::new(config, topic, Isolation::Committed)?, next: None, found: BTreeMap::new() })
     }
 
     /// Reads up to the log's end as it is now. The end that counts is the log's own: a `read_committed` end would lie

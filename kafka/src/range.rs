@@ -129,7 +129,19 @@ impl RecordRef<'_> {
 
     /// The value of the last header of this name.
     pub fn header(&self, name: &str) -> Option<&[u8]> {
-        self.0.headers()?.iter().filter(|header| header.key == name).last()?.value
+        let [value] = self.headers_of([name]);
+        value
+    }
+
+    /// The values of the last headers of these names, in one pass over all.
+    pub fn headers_of<const N: usize>(&self, names: [&str; N]) -> [Option<&[u8]>; N] {
+        let mut values = [None; N];
+        for header in self.0.headers().iter().flat_map(|headers| headers.iter()) {
+            if let Some(place) = names.iter().position(|name| header.key == *name) {
+                values[place] = header.value;
+            }
+        }
+        values
     }
 }
 
@@ -165,8 +177,13 @@ impl Reader {
 
     /// Where the log begins, and its end as this reader's isolation sees it.
     pub fn bounds(&self, partition: i32) -> Result<(i64, i64), RangeError> {
-        self.consumer.fetch_watermarks(&self.topic, partition, OFFSETS_TIMEOUT).map_err(|source| RangeError::Offsets {
-            topic: self.topic.clone(),
+        self.bounds_of(&self.topic, partition)
+    }
+
+    /// The same of another topic, over the same connections: each reader costs some threads and milliseconds.
+    pub fn bounds_of(&self, topic: &str, partition: i32) -> Result<(i64, i64), RangeError> {
+        self.consumer.fetch_watermarks(topic, partition, OFFSETS_TIMEOUT).map_err(|source| RangeError::Offsets {
+            topic: topic.to_owned(),
             partition,
             source,
         })
@@ -218,7 +235,8 @@ impl Reader {
         open: &mut BTreeMap<i32, i64>,
         each: &mut impl FnMut(RecordRef<'_>) -> ControlFlow<B>,
     ) -> Result<Option<B>, RangeError> {
-        let mut last_progress = Instant::now();
+        // The clock is looked at only when there is nothing to do.
+        let (mut last_progress, mut progressed) = (Instant::now(), false);
         while !open.is_empty() {
             match self.consumer.poll(POLL) {
                 Some(Ok(message)) => {
@@ -232,7 +250,8 @@ impl Reader {
                     if offset + 1 >= end {
                         self.close(open, partition)?;
                     }
-                    last_progress = Instant::now();
+                    progressed = true;
+                    continue;
                 }
                 // The broker gave this end after `wait_until_stable`, so it lies at or behind the range's.
                 Some(Err(KafkaError::PartitionEOF(partition))) => self.close(open, partition)?,
@@ -240,7 +259,9 @@ impl Reader {
                 Some(Err(error)) => return Err(self.failed(error)),
                 None => {}
             }
-            if last_progress.elapsed() > STALL_TIMEOUT {
+            if std::mem::take(&mut progressed) {
+                last_progress = Instant::now();
+            } else if last_progress.elapsed() > STALL_TIMEOUT {
                 return Err(RangeError::Stalled { topic: self.topic.clone() });
             }
         }

@@ -25,7 +25,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{BuildHasher as _, Hasher as _, RandomState},
     ops::ControlFlow,
-    sync::atomic::AtomicBool,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use weir_crds::contract::{
@@ -36,10 +36,9 @@ use weir_crds::contract::{
 use weir_failpoints::Guard;
 
 use crate::{
-    config::KafkaConfig,
     producer::{Producer, Settings},
     progress::{PARTITION, ProgressLog},
-    range::{Isolation, Range, RangeError, Reader},
+    range::{Isolation, Range, Reader},
     transaction::{ProgressRecord, Target, TransactionError},
 };
 
@@ -78,6 +77,8 @@ pub(crate) struct TakenOver {
     /// The bucket's records, by key, without the holder's.
     pub records: BTreeMap<String, Vec<u8>>,
     pub watch: Watch,
+    /// For the ends of logs, whatever is committed; only the watch reads records with it.
+    pub ends: Arc<Reader>,
 }
 
 /// Takes the bucket over, in the order that this module's head gives.
@@ -87,7 +88,9 @@ pub(crate) fn take_over(target: Target<'_>, settings: &Settings, holder: &mut Ho
     let wanted = |key: &str| key.starts_with(&prefix);
     let bucket = Producer::new(settings, target.transactional_id)?;
     bucket.init(&NEVER)?;
-    let mut log = ProgressLog::new(target.config, target.progress_topic).map_err(TransactionError::Progress)?;
+    let ends = Reader::new(target.config, target.progress_topic, Isolation::Uncommitted).map_err(TransactionError::Progress)?;
+    let ends = Arc::new(ends);
+    let mut log = ProgressLog::new(target.config, target.progress_topic, Arc::clone(&ends)).map_err(TransactionError::Progress)?;
     log.catch_up(wanted).map_err(TransactionError::Progress)?;
     let last = log.found().get(&key).map(|value| parse(&key, value)).transpose()?;
     holder.admit(last.as_ref())?;
@@ -98,7 +101,7 @@ pub(crate) fn take_over(target: Target<'_>, settings: &Settings, holder: &mut Ho
     sign_in(bucket, ProgressRecord { topic: target.progress_topic, key: &key, value: &to_bytes(&record) })?;
     holder.has_held = true;
     // If we die here, the bucket has a holder that is no more: the next one finds all ids in its record.
-    let watch = Watch::new(target.config, target.progress_topic, key.clone(), record, log.end()).map_err(TransactionError::Progress)?;
+    let watch = Watch { reader: Arc::clone(&ends), key: key.clone(), own: record, next: log.end() };
     weir_failpoints::reached("kafka.signed-in");
     let init = || init_all(settings, &ids, &own);
     // A test takes the guard out to show that what is read before fencing may be out of date by then.
@@ -110,7 +113,7 @@ pub(crate) fn take_over(target: Target<'_>, settings: &Settings, holder: &mut Ho
         None => init()?,
     };
     let records = log.found().iter().filter(|(found, _)| **found != key).map(|(key, value)| (key.clone(), value.clone())).collect();
-    Ok(TakenOver { producers, records, watch })
+    Ok(TakenOver { producers, records, watch, ends })
 }
 
 /// Taking over is never given up half-way.
@@ -144,7 +147,7 @@ fn parse(key: &str, value: &[u8]) -> Result<BucketHolder, TransactionError> {
 
 /// Looks out for another holder of the bucket.
 pub(crate) struct Watch {
-    reader: Reader,
+    reader: Arc<Reader>,
     key: String,
     own: BucketHolder,
     /// Everything before was looked at.
@@ -152,11 +155,6 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    fn new(config: &KafkaConfig, topic: &str, key: String, own: BucketHolder, next: i64) -> Result<Self, RangeError> {
-        let reader = Reader::new(config, topic, Isolation::Uncommitted)?;
-        Ok(Self { reader, key, own, next })
-    }
-
     /// Whether nobody else has begun to take the bucket over until now.
     pub fn check(&mut self) -> Result<(), TransactionError> {
         let (_, end) = self.reader.bounds(PARTITION).map_err(TransactionError::Progress)?;

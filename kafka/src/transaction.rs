@@ -10,7 +10,7 @@
 //! commit is *not* acknowledged, the session is of no further use: nothing begins on a doubt. Opening the next session ends
 //! the transaction one way or the other, and the progress that is read then says which.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use rdkafka::{error::KafkaError, types::RDKafkaErrorCode};
 use weir_crds::contract::{manifest::OffsetRange, names::RunId, progress::RecordError};
@@ -22,7 +22,7 @@ use crate::{
     failure::{self, Consequence},
     pool::Pool,
     producer::{Bounds, Producer, Settings},
-    range::{Isolation, RangeError, Reader},
+    range::{RangeError, Reader},
     takeover::{self, Holder},
 };
 
@@ -168,8 +168,9 @@ pub struct Session {
     pool: Pool,
     /// Of the open transaction.
     producer: Option<Producer>,
+    topic: String,
     /// Reads end offsets where a delivery report has none.
-    ends: Reader,
+    ends: Arc<Reader>,
     /// By partition: no record of the next transaction lies before this offset.
     floors: BTreeMap<i32, i64>,
 }
@@ -189,14 +190,13 @@ impl Session {
         let settings =
             Settings { config: target.config.clone(), topic: target.topic.to_owned(), max_message_bytes: target.max_message_bytes, bounds };
         let taken = takeover::take_over(target, &settings, holder)?;
-        let ends = Reader::new(target.config, target.topic, Isolation::Uncommitted).map_err(TransactionError::Offsets)?;
         let mut floors = BTreeMap::new();
         for partition in target.partitions {
-            let (_, end) = ends.bounds(*partition).map_err(TransactionError::Offsets)?;
+            let (_, end) = taken.ends.bounds_of(target.topic, *partition).map_err(TransactionError::Offsets)?;
             floors.insert(*partition, end);
         }
         let pool = Pool::new(taken.producers, settings, taken.watch)?;
-        Ok((Self { pool, producer: None, ends, floors }, taken.records))
+        Ok((Self { pool, producer: None, topic: target.topic.to_owned(), ends: taken.ends, floors }, taken.records))
     }
 
     /// Begins a transaction; one that was left open is aborted first.
@@ -231,7 +231,7 @@ impl Session {
                 // A broker that recognises a repeated batch acknowledges it without an offset. Between the ends before
                 // and after, the records are there, perhaps among others'.
                 None => {
-                    let (_, end) = self.ends.bounds(partition).map_err(TransactionError::Offsets)?;
+                    let (_, end) = self.ends.bounds_of(&self.topic, partition).map_err(TransactionError::Offsets)?;
                     OffsetRange { first: floor, last: end - 1 }
                 }
             };

@@ -3,7 +3,8 @@
 use std::{ops::Range, path::Path, time::SystemTime};
 
 use aws_sdk_s3::error::SdkError;
-use bytes::Bytes;
+use aws_sdk_s3::primitives::{ByteStream, ByteStreamError};
+use bytes::{Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 use tokio::io::AsyncWriteExt as _;
 
@@ -11,6 +12,20 @@ use crate::{Ledger, LedgerError, error::Cause, error::status};
 
 /// A body that breaks off is asked for again so often; the SDK itself retries only up to the response's head.
 const BODY_ATTEMPTS_MAX: u32 = 4;
+
+/// Memory that is set aside for a body on the store's word that it is so long.
+const BODY_ROOM_MAX: usize = 64 * 1024 * 1024;
+
+/// A body in one piece. Its chunks are copied as they come, since the client then reads the next ones into the same memory;
+/// kept until the end, each would take fresh memory, which costs more.
+pub async fn whole(mut body: ByteStream, length: Option<i64>) -> Result<Bytes, ByteStreamError> {
+    let room = length.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
+    let mut whole = BytesMut::with_capacity(room.min(BODY_ROOM_MAX));
+    while let Some(chunk) = body.next().await {
+        whole.extend_from_slice(&chunk?);
+    }
+    Ok(whole.freeze())
+}
 
 /// An object in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,8 +74,8 @@ impl Ledger {
                 Err(error) if error.as_service_error().is_some_and(|e| e.is_no_such_key()) => return Ok(None),
                 Err(error) => return Err(LedgerError::request("reading", &self.bucket, key, &error)),
             };
-            match response.body.collect().await {
-                Ok(body) => return Ok(Some(body.into_bytes())),
+            match whole(response.body, response.content_length).await {
+                Ok(body) => return Ok(Some(body)),
                 Err(_) if attempt < BODY_ATTEMPTS_MAX => attempt += 1,
                 Err(error) => return Err(self.broken_off(key, &error)),
             }

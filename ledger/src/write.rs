@@ -1,6 +1,11 @@
 //! Writing: manifests once, parts under names that tell their content, progress over and over.
 
-use std::{path::Path, time::Duration};
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
+    time::Duration,
+};
 
 use aws_sdk_s3::{
     config::http::HttpResponse,
@@ -10,7 +15,6 @@ use aws_sdk_s3::{
     types::{CompletedMultipartUpload, CompletedPart},
 };
 use bytes::{Bytes, BytesMut};
-use tokio::io::AsyncReadExt as _;
 
 use weir_failpoints::Guard;
 
@@ -115,21 +119,20 @@ impl Ledger {
     /// As [`Ledger::put_part`], from a file, without holding it in memory.
     pub async fn put_part_file(&self, key: &str, path: &Path) -> Result<(), LedgerError> {
         let failed = |source| LedgerError::File { path: path.to_owned(), source };
-        let mut file = tokio::fs::File::open(path).await.map_err(failed)?;
+        let file = tokio::fs::File::open(path).await.map_err(failed)?;
         let bytes = file.metadata().await.map_err(failed)?.len();
+        let mut file = file.into_std().await;
         if bytes <= PART_BYTES as u64 {
-            let mut content = Vec::new();
-            file.read_to_end(&mut content).await.map_err(failed)?;
-            return self.put_whole_part(key, content.into()).await;
+            return self.put_whole_part(key, read_part(file).await.map_err(failed)?.1).await;
         }
         let mut upload = self.upload(key).await?;
         loop {
-            let mut buffer = BytesMut::with_capacity(PART_BYTES);
-            while buffer.len() < PART_BYTES && file.read_buf(&mut buffer).await.map_err(failed)? > 0 {}
-            if buffer.is_empty() {
+            let (rest, part) = read_part(file).await.map_err(failed)?;
+            if part.is_empty() {
                 return upload.finish().await;
             }
-            upload.write(buffer.freeze()).await?;
+            upload.write(part).await?;
+            file = rest;
         }
     }
 
@@ -142,6 +145,16 @@ impl Ledger {
         let id = created.upload_id.unwrap_or_default();
         Ok(Upload { ledger: self.clone(), key: key.to_owned(), id, parts: Vec::new(), pending: BytesMut::new() })
     }
+}
+
+/// The next part of a file; empty at its end. Read in one piece: the runtime's own files copy every byte once more.
+async fn read_part(file: File) -> io::Result<(File, Bytes)> {
+    let read = tokio::task::spawn_blocking(move || {
+        let mut part = Vec::with_capacity(PART_BYTES);
+        (&file).take(PART_BYTES as u64).read_to_end(&mut part)?;
+        Ok((file, part.into()))
+    });
+    read.await.map_err(io::Error::other)?
 }
 
 /// A multipart upload: it holds at most one part in memory.

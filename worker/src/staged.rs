@@ -28,11 +28,7 @@ use datafusion::{
         },
     },
 };
-use sha2::{Digest as _, Sha256};
-use weir_crds::contract::{
-    digest::{RecordView, Sha256Digest},
-    manifest::RecordsDigest,
-};
+use weir_crds::contract::digest::{ContentDigest, ContentHasher, RecordView};
 
 use crate::scratch::{Scratch, ScratchFile};
 
@@ -43,7 +39,7 @@ const BATCH_BYTES: usize = 1024 * 1024;
 /// reader holds one.
 const ROW_GROUP_BYTES: usize = 4 * 1024 * 1024;
 /// A part up to this size never touches the disk; eight buckets side by side hold eight of them.
-pub const MEMORY_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub const MEMORY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Staged parts are written once and read once or twice.
 const LEVEL: i32 = 1;
 /// What of the first values is compressed to see whether it pays.
@@ -96,12 +92,6 @@ impl<'a> StagedRecord<'a> {
     }
 }
 
-/// Counts a record into a digest.
-pub fn count(digest: &mut RecordsDigest, record: RecordView<'_>) {
-    digest.records += 1;
-    digest.chain.push(record);
-}
-
 /// The place of `value` among the columns.
 const VALUE_COLUMN: usize = 2;
 
@@ -143,7 +133,7 @@ enum Out {
 #[derive(Debug)]
 pub struct WrittenPart {
     pub content: Content,
-    pub sha256: Sha256Digest,
+    pub digest: ContentDigest,
     pub bytes: u64,
     pub rows: u64,
 }
@@ -160,13 +150,13 @@ struct Digesting {
     /// All bytes, until they are too many.
     memory: Vec<u8>,
     file: Option<BufWriter<ScratchFile>>,
-    digest: Sha256,
+    digest: ContentHasher,
     bytes: u64,
 }
 
 impl Digesting {
     fn new(scratch: &Scratch) -> Self {
-        Self { scratch: scratch.clone(), memory: Vec::new(), file: None, digest: Sha256::new(), bytes: 0 }
+        Self { scratch: scratch.clone(), memory: Vec::new(), file: None, digest: ContentHasher::default(), bytes: 0 }
     }
 
     fn content(self) -> io::Result<Content> {
@@ -184,6 +174,8 @@ impl Write for Digesting {
         if let Some(file) = &mut self.file {
             file.write_all(buffer)?;
         } else {
+            // At once, since memory that is not written to costs nothing: growing would copy all of it, into fresh memory.
+            self.memory.reserve(MEMORY_BYTES_MAX.saturating_sub(self.memory.len()));
             self.memory.extend_from_slice(buffer);
             if self.memory.len() > MEMORY_BYTES_MAX {
                 let mut file = BufWriter::new(self.scratch.file()?);
@@ -256,8 +248,8 @@ impl PartWriter {
         self.write_batch()?;
         let Out::Begun(writer) = self.out else { return Err(StagedError::Columns) };
         let sink = writer.into_inner()?;
-        let (bytes, sha256) = (sink.bytes, Sha256Digest::from_bytes(sink.digest.clone().finalize().into()));
-        Ok(WrittenPart { content: sink.content().map_err(StagedError::Scratch)?, sha256, bytes, rows: self.rows })
+        let (bytes, digest) = (sink.bytes, sink.digest.clone().finish());
+        Ok(WrittenPart { content: sink.content().map_err(StagedError::Scratch)?, digest, bytes, rows: self.rows })
     }
 }
 
@@ -390,7 +382,7 @@ mod tests {
 
     /// Values that do not shrink.
     fn value(index: u64) -> Vec<u8> {
-        (0..40).flat_map(|part| *Sha256Digest::of(&(40 * index + part).to_le_bytes()).as_bytes()).collect()
+        (0..40).flat_map(|part| *ContentDigest::of(&(40 * index + part).to_le_bytes()).as_bytes()).collect()
     }
 
     fn write(rows: u64, scratch: &Scratch) -> WrittenPart {
@@ -415,7 +407,7 @@ mod tests {
     fn only_values_that_shrink_by_it_are_compressed() {
         let alike = b"{\"name\":\"value\"}".repeat(5000);
         assert!(matches!(compression_for(&alike).unwrap(), Compression::ZSTD(_)));
-        let random: Vec<u8> = (0..5000u64).flat_map(|n| Sha256Digest::of(&n.to_le_bytes()).to_string().into_bytes()).collect();
+        let random: Vec<u8> = (0..5000u64).flat_map(|n| ContentDigest::of(&n.to_le_bytes()).to_string().into_bytes()).collect();
         assert_eq!(compression_for(&random).unwrap(), Compression::UNCOMPRESSED);
         // An empty part has nothing to go by.
         assert!(compression_for(b"").is_ok());
@@ -434,8 +426,8 @@ mod tests {
         let part = write(rows, scratch);
         assert_eq!(matches!(part.content, Content::File(_)), part.bytes > MEMORY_BYTES_MAX as u64);
         assert_eq!(part.rows, rows);
-        assert_eq!(part.sha256, write(rows, scratch).sha256);
-        assert_eq!(part.sha256, Sha256Digest::of(&part.content.read().unwrap()));
+        assert_eq!(part.digest, write(rows, scratch).digest);
+        assert_eq!(part.digest, ContentDigest::of(&part.content.read().unwrap()));
         assert_eq!(part.bytes, part.content.read().unwrap().len() as u64);
         for skip in [0, 1, 1023, 1024, rows - 1, rows] {
             let mut next = skip;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     FORMAT,
-    digest::{Chain, Sha256Digest},
+    digest::{Chain, ContentDigest, RecordView, Sha256Digest},
     names::RunId,
 };
 use crate::window::SliceId;
@@ -18,7 +18,8 @@ use crate::window::SliceId;
 pub struct PartRef {
     /// In the store's bucket.
     pub key: String,
-    pub sha256: Sha256Digest,
+    #[serde(flatten)]
+    pub digest: ContentDigest,
     pub bytes: u64,
     pub rows: u64,
 }
@@ -154,7 +155,8 @@ pub struct Segment {
     pub length: u64,
     pub rows: u64,
     /// Of the segment's bytes, since a range is read without the rest.
-    pub sha256: Sha256Digest,
+    #[serde(flatten)]
+    pub digest: ContentDigest,
 }
 
 /// `staged/<slice>.json`. For each source and event type: `selected = duplicates + quarantined + staged`.
@@ -196,6 +198,18 @@ pub struct StagedBucket {
 pub struct RecordsDigest {
     pub records: u64,
     pub chain: Chain,
+}
+
+impl RecordsDigest {
+    /// Of no records, to be compared with this one in the end.
+    pub fn start(&self) -> Self {
+        Self { records: 0, chain: self.chain.start() }
+    }
+
+    pub fn count(&mut self, record: RecordView<'_>) {
+        self.records += 1;
+        self.chain.push(record);
+    }
 }
 
 /// `published/<slice>/<bucket>.json`: `staged = published + already present`, for each partition.

@@ -23,9 +23,10 @@ impl fmt::Display for RunId {
 
 /// Kafka's limit on `transactional.id` is that of a string; this bound keeps logs and progress keys readable.
 const TRANSACTIONAL_ID_LENGTH_MAX: usize = 200;
-/// One fills a transaction, the others are initialised meanwhile: that takes some 60 ms after a commit, now and then half
-/// a second, and a transaction is open for about as long or longer.
-const ROTATING_IDS: u32 = 4;
+/// One fills a transaction, the other is initialised meanwhile: that takes some 60 ms after a commit, now and then half
+/// a second, and a transaction is open for about as long or longer. Each more would be initialised for every session, which
+/// takes some 4 ms of CPU time.
+const ROTATING_IDS: u32 = 2;
 /// Of a Kubernetes label value and of a pod's host name.
 const JOB_NAME_LENGTH_MAX: usize = 63;
 const JOB_NAME_HEAD_LENGTH_MAX: usize = 26;

@@ -32,8 +32,8 @@ pub struct BucketProgress {
 #[serde(rename_all = "camelCase")]
 pub struct SliceProgress {
     pub slice: SliceId,
-    /// Digest of the staged part that the rows are counted in.
-    pub part: Sha256Digest,
+    /// Digest of the staged part that the rows are counted in, in hexadecimal digits.
+    pub part: String,
     /// Rows of the staged part that are done, sent or already present.
     pub rows: u64,
     pub partitions: BTreeMap<i32, PublishedPartition>,

@@ -220,7 +220,7 @@ mod tests {
             worker_image: "w".into(),
             slices: (0..slices).map(slice).collect(),
             sources: vec![PlannedSource { name: "logs".into(), objects: slices as u64, bytes: 0 }],
-            objects: PartRef { key: "k".into(), sha256: Sha256Digest::default(), bytes: 0, rows: 0 },
+            objects: PartRef { key: "k".into(), digest: Sha256Digest::default().into(), bytes: 0, rows: 0 },
             chunks: (0..slices).map(chunk).collect(),
             sinks: vec![PlannedSink {
                 name: "events".into(),

@@ -1,7 +1,7 @@
 //! What can end the assembly of a slice.
 
 use datafusion::arrow::error::ArrowError;
-use weir_crds::contract::{digest::Sha256Digest, result::FailureCode};
+use weir_crds::contract::{digest::ContentDigest, result::FailureCode};
 use weir_ledger::LedgerError;
 
 use super::{record::RecordError, spill::SpillError};
@@ -24,7 +24,7 @@ pub enum AssembleError {
     #[error("chunk {chunk} says that it has rows of the slice, but names no data")]
     NoData { chunk: String },
     #[error("{key}, from byte {offset} on, has the digest {found} and not {said}")]
-    Segment { key: String, offset: u64, said: Sha256Digest, found: Sha256Digest },
+    Segment { key: String, offset: u64, said: ContentDigest, found: ContentDigest },
     #[error("a segment of selected rows cannot be decoded")]
     Decode(#[source] ArrowError),
     #[error("the selected rows are not as this version of weir extracts them")]

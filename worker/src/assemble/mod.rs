@@ -16,16 +16,14 @@ pub mod spill;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::mpsc;
-use weir_crds::contract::{
-    digest::Sha256Digest,
-    manifest::{PartRef, Staged, StagedBucket},
-};
+use weir_crds::contract::manifest::{PartRef, Staged, StagedBucket};
 
 pub use error::AssembleError;
+use row::Buffer;
 use share::{ChunkShare, Shares};
 use slice::{Assembled, SliceWork};
 
@@ -35,12 +33,16 @@ use crate::{progress::Counters, run::PlannedRun, staged::Content};
 const SEGMENTS_IN_FLIGHT: usize = 4;
 /// Of a worker's memory, the part that rows are sorted in. The rest is for segments, parts and the program.
 const BUFFER_MEMORY_DIVISOR: u64 = 4;
+/// A row has about so many bytes for each two of its segment.
+const RENDERED_HALVES: usize = 3;
 
 /// Assembles slices of one plan.
 pub struct Assembler {
     planned: PlannedRun,
     counters: Counters,
     shares: Shares,
+    /// From slice to slice: fresh memory costs as much as filling it.
+    buffer: Mutex<Buffer>,
 }
 
 /// A segment that was fetched and is what the manifest says.
@@ -53,14 +55,17 @@ impl Assembler {
     /// For some slices of the plan, by index: reads what extracting has left for them.
     pub async fn new(planned: PlannedRun, counters: Counters, slices: &[usize]) -> Result<Self, AssembleError> {
         let shares = Shares::read(&planned, slices).await?;
-        Ok(Self { planned, counters, shares })
+        Ok(Self { planned, counters, shares, buffer: Mutex::default() })
     }
 
     /// Assembles one slice and puts its parts. Without the manifest that the caller puts next, none of it exists.
     pub async fn assemble(&self, slice: usize) -> Result<Staged, AssembleError> {
         let shares: Vec<&ChunkShare> = self.shares.of(slice).collect();
         let budget_bytes = usize::try_from(self.planned.run.memory_bytes / BUFFER_MEMORY_DIVISOR).unwrap_or(usize::MAX);
-        let mut work = SliceWork::new(&self.planned, slice, budget_bytes)?;
+        let mut buffer = std::mem::take(&mut *self.buffer.lock().unwrap_or_else(PoisonError::into_inner));
+        let (rows, bytes) = expected(&shares);
+        buffer.reserve(rows, bytes.min(budget_bytes));
+        let mut work = SliceWork::new(&self.planned, slice, budget_bytes, buffer)?;
         let (sender, mut receiver) = mpsc::channel::<Fetched>(1);
         // Decoding, rendering and sorting take a thread of their own; the channel holds back the fetching.
         let worker = tokio::task::spawn_blocking(move || {
@@ -74,7 +79,9 @@ impl Assembler {
         let work = worker.await.map_err(|_| AssembleError::Thread)??;
         fetched?;
         let shares: Vec<ChunkShare> = shares.into_iter().cloned().collect();
-        let assembled = tokio::task::spawn_blocking(move || work.finish(&shares)).await.map_err(|_| AssembleError::Thread)??;
+        let finished = tokio::task::spawn_blocking(move || work.finish(&shares)).await.map_err(|_| AssembleError::Thread)?;
+        let (assembled, buffer) = finished?;
+        *self.buffer.lock().unwrap_or_else(PoisonError::into_inner) = buffer;
         self.put(slice, assembled).await
     }
 
@@ -85,9 +92,9 @@ impl Assembler {
             .map(|(share, segment)| async move {
                 let key = share.data.as_deref().ok_or_else(|| AssembleError::NoData { chunk: share.chunk.clone() })?;
                 let bytes = self.planned.run.ledger.get_range(key, segment.offset..segment.offset + segment.length).await?;
-                let found = Sha256Digest::of(&bytes);
-                if found != segment.sha256 {
-                    return Err(AssembleError::Segment { key: key.to_owned(), offset: segment.offset, said: segment.sha256, found });
+                let found = segment.digest.of_same_kind(&bytes);
+                if found != segment.digest {
+                    return Err(AssembleError::Segment { key: key.to_owned(), offset: segment.offset, said: segment.digest, found });
                 }
                 self.counters.add(segment.rows, segment.length);
                 Ok(Fetched { source: share.source, bytes })
@@ -106,25 +113,33 @@ impl Assembler {
         let slice = &plan.slices[slice].id;
         let mut buckets = Vec::new();
         for part in assembled.buckets {
-            let key = run.keys.staged_part(slice, &part.bucket, &part.written.sha256.short());
+            let key = run.keys.staged_part(slice, &part.bucket, &part.written.digest.short());
             let written = part.written;
             match written.content {
                 Content::Memory(bytes) => run.ledger.put_part(&key, bytes).await?,
                 Content::File(file) => run.ledger.put_part_file(&key, file.path()).await?,
             }
-            let part_ref = PartRef { key, sha256: written.sha256, bytes: written.bytes, rows: written.rows };
+            let part_ref = PartRef { key, digest: written.digest, bytes: written.bytes, rows: written.rows };
             buckets.push(StagedBucket { bucket: part.bucket, part: part_ref, partitions: part.partitions });
         }
         let quarantine = match assembled.quarantine {
             Some(written) => {
                 let key = run.keys.quarantine_part(slice.as_str(), &written.sha256.short());
                 run.ledger.put_part_file(&key, written.file.path()).await?;
-                Some(PartRef { key, sha256: written.sha256, bytes: written.bytes, rows: written.rows })
+                Some(PartRef { key, digest: written.sha256.into(), bytes: written.bytes, rows: written.rows })
             }
             None => None,
         };
         Ok(Staged { slice: slice.clone(), by: assembled.by, buckets, quarantine, reasons: assembled.reasons })
     }
+}
+
+/// Rows of a slice, and about as many bytes as they will have.
+fn expected(shares: &[&ChunkShare]) -> (usize, usize) {
+    let segments = || shares.iter().flat_map(|share| &share.segments);
+    let number = |sum: u64| usize::try_from(sum).unwrap_or(usize::MAX);
+    let bytes = number(segments().map(|segment| segment.length).sum());
+    (number(segments().map(|segment| segment.rows).sum()), (bytes / 2).saturating_mul(RENDERED_HALVES))
 }
 
 /// The one sink of a run, as it was declared and as it was planned.

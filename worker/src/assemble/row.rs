@@ -243,6 +243,13 @@ impl Buffer {
         self.entries.push((Head::of(row), start));
     }
 
+    /// Makes room for rows at once: growing step by step would copy them, each time into fresh memory.
+    pub fn reserve(&mut self, rows: usize, bytes: usize) {
+        self.entries.reserve(rows);
+        self.order.reserve(rows);
+        self.bytes.reserve(bytes);
+    }
+
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -276,6 +283,14 @@ impl Buffer {
 
     pub fn rows(&self) -> impl Iterator<Item = RowRef<'_>> {
         self.order.iter().map(|index| self.row(*index))
+    }
+
+    /// Gives the rows in the order of publishing, and then the buffer, empty.
+    pub fn give_by_time<E>(mut self, each: impl FnMut(RowRef<'_>) -> Result<(), E>) -> Result<Self, E> {
+        self.sort(By::Time);
+        self.rows().try_for_each(each)?;
+        self.clear();
+        Ok(self)
     }
 
     pub fn clear(&mut self) {

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use datafusion::arrow::{array::RecordBatch, buffer::Buffer, ipc::reader::StreamDecoder};
 use tokio::runtime::Handle;
 use weir_crds::contract::{
-    digest::Sha256Digest,
     manifest::{ReasonCount, RecordsDigest, StagedCounts},
     plan::PlannedSink,
 };
@@ -15,7 +14,7 @@ use super::{
     accounts::Accounts,
     error::AssembleError,
     record::{Recorder, Refusal, Space},
-    row::RowRef,
+    row::{self, RowRef},
     share::ChunkShare,
     sink,
     spill::Assembly,
@@ -24,7 +23,7 @@ use crate::{
     extract::quarantine::{QuarantineWriter, QuarantinedRow, WrittenQuarantine},
     run::{PlannedRun, RunError},
     source::{SourceObject, object_list},
-    staged::{PartWriter, StagedRecord, WrittenPart, count},
+    staged::{PartWriter, StagedRecord, WrittenPart},
 };
 
 /// How much of a refused record's value is kept: as for other quarantined rows.
@@ -60,13 +59,13 @@ pub struct AssembledBucket {
 }
 
 impl SliceWork {
-    pub fn new(planned: &PlannedRun, slice: usize, budget_bytes: usize) -> Result<Self, AssembleError> {
+    pub fn new(planned: &PlannedRun, slice: usize, budget_bytes: usize, buffer: row::Buffer) -> Result<Self, AssembleError> {
         let (spec, sink) = sink(planned)?;
         let PlannedRun { run, plan, .. } = planned;
         Ok(Self {
             recorder: Recorder::new(&run.spec.reconstruct.columns, &spec, &sink, &run.context.run, &plan.slices[slice].id),
             sink,
-            assembly: Assembly::new(run.scratch.clone(), budget_bytes),
+            assembly: Assembly::new(run.scratch.clone(), budget_bytes, buffer),
             accounts: Accounts::new(plan.sources.iter().map(|source| source.name.clone()).collect()),
             quarantine: None,
             objects: Objects { planned: planned.clone(), list: None, last: None },
@@ -125,14 +124,14 @@ impl SliceWork {
         }
     }
 
-    /// Sorts what was added and writes the parts; checks the sums and the limit.
-    pub fn finish(self, shares: &[ChunkShare]) -> Result<Assembled, AssembleError> {
+    /// Sorts what was added and writes the parts; checks the sums and the limit. Returns a buffer for the next slice too.
+    pub fn finish(self, shares: &[ChunkShare]) -> Result<(Assembled, row::Buffer), AssembleError> {
         let Self { planned, sink, recorder, assembly, accounts, quarantine, .. } = self;
         // Both ends of the pass count into the accounts, one at a time.
         let accounts = std::cell::RefCell::new(accounts);
         let mut parts: BTreeMap<u32, (PartWriter, BTreeMap<i32, RecordsDigest>)> = BTreeMap::new();
         let mut dropped = |row: RowRef<'_>| accounts.borrow_mut().duplicate(row.origin.source, row.event_type.as_str());
-        assembly.finish::<AssembleError>(&mut dropped, |row| {
+        let buffer = assembly.finish::<AssembleError>(&mut dropped, |row| {
             let mut accounts = accounts.borrow_mut();
             let record = StagedRecord {
                 partition: row.partition,
@@ -149,7 +148,7 @@ impl SliceWork {
             }
             if let Some((writer, partitions)) = parts.get_mut(&number) {
                 writer.push(&record)?;
-                count(partitions.entry(row.partition).or_default(), record.view());
+                partitions.entry(row.partition).or_default().count(record.view());
             }
             accounts.staged(row.origin.source, row.event_type.as_str());
             Ok(())
@@ -162,7 +161,7 @@ impl SliceWork {
             buckets.push(AssembledBucket { bucket: format!("{}-{number}", sink.name), written: writer.finish()?, partitions });
         }
         let quarantine = quarantine.map(|writer| writer.finish().map_err(quarantine_failed)).transpose()?;
-        Ok(Assembled { by: accounts.by(), buckets, quarantine, reasons: accounts.reasons() })
+        Ok((Assembled { by: accounts.by(), buckets, quarantine, reasons: accounts.reasons() }, buffer))
     }
 }
 
@@ -213,11 +212,11 @@ impl Objects {
         let PlannedRun { run, plan, .. } = &self.planned;
         let list = Handle::current().block_on(run.ledger.get(&plan.objects.key))?;
         let list = list.ok_or_else(|| RunError::Missing { key: plan.objects.key.clone() })?;
-        let found = Sha256Digest::of(&list);
-        if found == plan.objects.sha256 {
+        let found = plan.objects.digest.of_same_kind(&list);
+        if found == plan.objects.digest {
             Ok(list)
         } else {
-            Err(AssembleError::Segment { key: plan.objects.key.clone(), offset: 0, said: plan.objects.sha256, found })
+            Err(AssembleError::Segment { key: plan.objects.key.clone(), offset: 0, said: plan.objects.digest, found })
         }
     }
 }

@@ -51,9 +51,10 @@ pub struct Assembly {
 }
 
 impl Assembly {
-    /// `budget_bytes` bounds each of the two buffers that are ever in use at a time.
-    pub fn new(scratch: Scratch, budget_bytes: usize) -> Self {
-        Self { by_id: Sorter::new(By::Id, scratch, budget_bytes) }
+    /// `budget_bytes` bounds each of the two buffers that are ever in use at a time. `buffer` is an empty one whose memory is
+    /// used.
+    pub fn new(scratch: Scratch, budget_bytes: usize, buffer: Buffer) -> Self {
+        Self { by_id: Sorter { buffer, ..Sorter::new(By::Id, scratch, budget_bytes) } }
     }
 
     /// Adds a row. `dropped` hears of each duplicate that is found on the way.
@@ -66,18 +67,17 @@ impl Assembly {
         !self.by_id.runs.is_empty()
     }
 
-    /// Gives `each` the survivors in the order of publishing.
+    /// Gives `each` the survivors in the order of publishing. Returns an empty buffer for the next slice.
     pub fn finish<E: From<SpillError>>(
         self,
         dropped: &mut impl FnMut(RowRef<'_>),
         mut each: impl FnMut(RowRef<'_>) -> Result<(), E>,
-    ) -> Result<(), E> {
+    ) -> Result<Buffer, E> {
         let mut by_id = self.by_id;
         if by_id.runs.is_empty() {
             by_id.buffer.sort(By::Id);
             by_id.buffer.dedup(dropped);
-            by_id.buffer.sort(By::Time);
-            return by_id.buffer.rows().try_for_each(each);
+            return by_id.buffer.give_by_time(each);
         }
         let mut by_time = Sorter::new(By::Time, by_id.scratch.clone(), by_id.budget_bytes);
         by_id.spill(dropped)?;
@@ -86,12 +86,12 @@ impl Assembly {
         merge(By::Id, &by_id.runs, dropped, |row| by_time.push(&row, &mut |_| {}))?;
         drop(by_id);
         if by_time.runs.is_empty() {
-            by_time.buffer.sort(By::Time);
-            return by_time.buffer.rows().try_for_each(each);
+            return by_time.buffer.give_by_time(each);
         }
         by_time.spill(&mut |_| {})?;
         by_time.buffer = Buffer::default();
-        merge(By::Time, &by_time.runs, &mut |_| {}, &mut each)
+        merge(By::Time, &by_time.runs, &mut |_| {}, &mut each)?;
+        Ok(Buffer::default())
     }
 }
 
@@ -257,7 +257,7 @@ mod tests {
     fn assemble(rows: &[Row], budget_bytes: usize) -> (Vec<Row>, Vec<Origin>, bool) {
         let dir = tempfile::tempdir().unwrap();
         let scratch = Scratch::new(dir.path(), None).unwrap();
-        let mut assembly = Assembly::new(scratch, budget_bytes);
+        let mut assembly = Assembly::new(scratch, budget_bytes, Buffer::default());
         let mut duplicates = Vec::new();
         let mut dropped = |row: RowRef<'_>| duplicates.push(row.origin);
         for row in rows {

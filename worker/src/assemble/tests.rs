@@ -22,6 +22,7 @@ use weir_kafka::murmur2;
 use weir_ledger::Ledger;
 
 use super::{
+    row::Buffer,
     share::ChunkShare,
     slice::{Assembled, SliceWork},
 };
@@ -30,7 +31,7 @@ use crate::{
     run::{PlannedRun, Run},
     scratch::Scratch,
     select::normalize::{SOURCE_COLUMN, SUB_COLUMN},
-    staged::{PartReader, count},
+    staged::PartReader,
 };
 
 const START_US: i64 = 1_793_685_600_000_000;
@@ -128,11 +129,13 @@ fn shares(rows: &[(u16, u64)]) -> Vec<ChunkShare> {
 }
 
 fn assemble(planned: &PlannedRun, segments: &[(u16, Bytes)], budget_bytes: usize) -> Assembled {
-    let mut work = SliceWork::new(planned, 0, budget_bytes).unwrap();
+    let mut work = SliceWork::new(planned, 0, budget_bytes, Buffer::default()).unwrap();
     for (source, bytes) in segments {
         work.add(*source, bytes).unwrap();
     }
-    work.finish(&shares(&[(0, 20_000), (1, 2_000)])).unwrap()
+    let (assembled, buffer) = work.finish(&shares(&[(0, 20_000), (1, 2_000)])).unwrap();
+    assert!(buffer.is_empty());
+    assembled
 }
 
 fn segments() -> Vec<(u16, Bytes)> {
@@ -149,7 +152,7 @@ async fn neither_the_memory_budget_nor_the_order_of_segments_changes_a_byte() {
     // The rows have some 4 MB: less than a tenth of them fit.
     for other in [assemble(&planned, &segments(), 300_000), assemble(&planned, &shuffled, 200_000)] {
         let digests = |assembled: &Assembled| {
-            assembled.buckets.iter().map(|b| (b.bucket.clone(), b.written.sha256, b.partitions.clone())).collect::<Vec<_>>()
+            assembled.buckets.iter().map(|b| (b.bucket.clone(), b.written.digest, b.partitions.clone())).collect::<Vec<_>>()
         };
         assert_eq!(digests(&whole), digests(&other));
         assert_eq!(whole.by, other.by);
@@ -182,7 +185,7 @@ async fn every_id_is_staged_once_where_its_key_belongs_and_in_order() {
                 assert_eq!(bucket.bucket, format!("events-{}", planned.plan.sinks[0].bucket_of(record.partition)));
                 // Source a has every id that b has, and precedes it.
                 assert_eq!(record.source, "a");
-                count(digests.entry(record.partition).or_default(), record.view());
+                digests.entry(record.partition).or_default().count(record.view());
             }
         }
         assert_eq!(digests, bucket.partitions);
@@ -194,7 +197,7 @@ async fn every_id_is_staged_once_where_its_key_belongs_and_in_order() {
 async fn a_row_too_many_or_too_few_is_a_bug_that_is_found() {
     let dir = tempfile::tempdir().unwrap();
     let planned = planned(dir.path()).await;
-    let mut work = SliceWork::new(&planned, 0, usize::MAX).unwrap();
+    let mut work = SliceWork::new(&planned, 0, usize::MAX, Buffer::default()).unwrap();
     let (source, bytes) = segment(0, 0..10);
     work.add(source, &bytes).unwrap();
     assert!(work.finish(&shares(&[(0, 11)])).unwrap_err().to_string().contains("lost or doubled"));

@@ -7,7 +7,6 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use weir_crds::backfill_job::{Compression, Source, SourceFormat};
 use weir_crds::columns::Columns;
-use weir_crds::contract::digest::Sha256Digest;
 use weir_crds::contract::manifest::{Extracted, PartRef, SliceSegments};
 use weir_crds::contract::plan::PlannedChunk;
 use weir_crds::contract::run::RunSpec;
@@ -56,7 +55,7 @@ impl Extractor {
         let (selects, shape) = compile(&run.spec).await?;
         let objects = &planned.plan.objects;
         let object_list = run.ledger.get(&objects.key).await?.ok_or(ExtractError::ObjectListDigest)?;
-        if Sha256Digest::of(&object_list) != objects.sha256 {
+        if objects.digest.of_same_kind(&object_list) != objects.digest {
             return Err(ExtractError::ObjectListDigest);
         }
         let source_client = weir_ledger::s3_client(&run.spec.source_store, run.credentials_dir.as_deref()).await?;
@@ -132,16 +131,16 @@ impl Extractor {
         let PlannedRun { run, .. } = &self.planned;
         counts.check(&chunk.id)?;
         let data = if written.rows > 0 {
-            let key = run.keys.extracted_part(&chunk.id, &written.sha256.short());
+            let key = run.keys.extracted_part(&chunk.id, &written.digest.short());
             run.ledger.put_part_file(&key, written.file.path()).await?;
-            Some(PartRef { key, sha256: written.sha256, bytes: written.bytes, rows: written.rows })
+            Some(PartRef { key, digest: written.digest, bytes: written.bytes, rows: written.rows })
         } else {
             None
         };
         let quarantine = if quarantine.rows > 0 {
             let key = run.keys.quarantine_part(&chunk.id, &quarantine.sha256.short());
             run.ledger.put_part_file(&key, quarantine.file.path()).await?;
-            Some(PartRef { key, sha256: quarantine.sha256, bytes: quarantine.bytes, rows: quarantine.rows })
+            Some(PartRef { key, digest: quarantine.sha256.into(), bytes: quarantine.bytes, rows: quarantine.rows })
         } else {
             None
         };

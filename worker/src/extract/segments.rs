@@ -11,8 +11,7 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::ipc::CompressionType;
 use datafusion::arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
-use sha2::{Digest as _, Sha256};
-use weir_crds::contract::digest::Sha256Digest;
+use weir_crds::contract::digest::{ContentDigest, ContentHasher};
 use weir_crds::contract::manifest::Segment;
 
 use super::error::ExtractError;
@@ -36,7 +35,7 @@ pub struct SegmentWriter {
     schema: SchemaRef,
     file: BufWriter<ScratchFile>,
     /// Of the segments' digests.
-    digest: Sha256,
+    digest: ContentHasher,
     /// Known once the first rows are.
     options: Option<IpcWriteOptions>,
     offset: u64,
@@ -52,7 +51,7 @@ pub struct Written {
     /// The file.
     pub file: ScratchFile,
     /// Of the segments' digests, one behind the other: it names the file, and each segment is checked by its own.
-    pub sha256: Sha256Digest,
+    pub digest: ContentDigest,
     /// Length of the file.
     pub bytes: u64,
     /// In all segments.
@@ -67,7 +66,7 @@ impl SegmentWriter {
         Self {
             schema,
             file: BufWriter::new(file),
-            digest: Sha256::new(),
+            digest: ContentHasher::default(),
             options: None,
             offset: 0,
             rows: 0,
@@ -90,8 +89,8 @@ impl SegmentWriter {
     pub fn finish(mut self) -> Result<Written, ExtractError> {
         self.flush()?;
         let file = self.file.into_inner().map_err(|error| ExtractError::Scratch(error.into_error()))?;
-        let sha256 = Sha256Digest::from_bytes(self.digest.finalize().into());
-        Ok(Written { file, sha256, bytes: self.offset, rows: self.rows, segments: self.segments })
+        let digest = self.digest.finish();
+        Ok(Written { file, digest, bytes: self.offset, rows: self.rows, segments: self.segments })
     }
 
     fn flush(&mut self) -> Result<(), ExtractError> {
@@ -116,7 +115,7 @@ impl SegmentWriter {
         batches: &mut impl Iterator<Item = RecordBatch>,
         options: IpcWriteOptions,
     ) -> Result<(), ExtractError> {
-        let out = Measured { inner: &mut self.file, digest: Sha256::new(), bytes: 0 };
+        let out = Measured { inner: &mut self.file, digest: ContentHasher::default(), bytes: 0 };
         let mut writer = StreamWriter::try_new_with_options(out, &self.schema, options).map_err(failed)?;
         let mut rows = 0;
         while writer.get_ref().bytes < SEGMENT_BYTES
@@ -126,9 +125,9 @@ impl SegmentWriter {
             rows += batch.num_rows() as u64;
         }
         let Measured { digest, bytes, .. } = writer.into_inner().map_err(failed)?;
-        let sha256 = Sha256Digest::from_bytes(digest.finalize().into());
-        self.digest.update(sha256.as_bytes());
-        self.segments.entry(slice).or_default().push(Segment { offset: self.offset, length: bytes, rows, sha256 });
+        let digest = digest.finish();
+        self.digest.update(digest.as_bytes());
+        self.segments.entry(slice).or_default().push(Segment { offset: self.offset, length: bytes, rows, digest });
         self.offset += bytes;
         self.rows += rows;
         Ok(())
@@ -184,7 +183,7 @@ fn failed(error: ArrowError) -> ExtractError {
 /// Counts and digests what goes through.
 struct Measured<'a> {
     inner: &'a mut BufWriter<ScratchFile>,
-    digest: Sha256,
+    digest: ContentHasher,
     bytes: u64,
 }
 

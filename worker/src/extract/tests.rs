@@ -10,7 +10,7 @@ use datafusion::arrow::ipc::reader::StreamReader;
 use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 use weir_crds::backfill_job::{EventColumns, SourceFormat};
 use weir_crds::columns::Columns;
-use weir_crds::contract::digest::Sha256Digest;
+use weir_crds::contract::digest::{ContentDigest, Sha256Digest};
 use weir_crds::window::{Interval, Slicing};
 
 use super::counts::Counts;
@@ -199,12 +199,12 @@ fn segments_read_by_themselves_and_are_the_same_every_time() {
     assert_eq!((written.rows, written.bytes), (500_000, bytes.len() as u64));
     let mut in_file: Vec<_> = written.segments.values().flatten().collect();
     in_file.sort_by_key(|segment| segment.offset);
-    let digests: Vec<u8> = in_file.iter().flat_map(|segment| segment.sha256.as_bytes().to_vec()).collect();
-    assert_eq!(written.sha256, Sha256Digest::of(&digests));
+    let digests: Vec<u8> = in_file.iter().flat_map(|segment| segment.digest.as_bytes().to_vec()).collect();
+    assert_eq!(written.digest, ContentDigest::of(&digests));
     let mut total = 0;
     for segment in written.segments.values().flatten() {
         let range = segment.offset as usize..(segment.offset + segment.length) as usize;
-        assert_eq!(segment.sha256, Sha256Digest::of(&bytes[range.clone()]));
+        assert_eq!(segment.digest, ContentDigest::of(&bytes[range.clone()]));
         let batches: Vec<_> = StreamReader::try_new(&bytes[range], None).unwrap().map(Result::unwrap).collect();
         let sizes: Vec<u64> = batches.iter().map(|batch| batch.num_rows() as u64).collect();
         // The pieces have a few rows for each slice; all batches but the last are of a size that is worth its head.
@@ -214,7 +214,7 @@ fn segments_read_by_themselves_and_are_the_same_every_time() {
     }
     assert_eq!(total, written.rows);
     let (again, _) = write_segments(&scratch, &rows);
-    assert_eq!(again.sha256, written.sha256);
+    assert_eq!(again.digest, written.digest);
 }
 
 #[test]

@@ -72,7 +72,7 @@ pub async fn draft(run: &Run) -> Result<Draft, PlanError> {
     let sha256 = Sha256Digest::of(&object_list);
     let objects = PartRef {
         key: run.keys.objects(&sha256.short()),
-        sha256,
+        digest: sha256.into(),
         bytes: object_list.len() as u64,
         rows: lists.iter().map(|list| list.len() as u64).sum(),
     };

@@ -49,7 +49,7 @@ pub async fn settle(run: &Run, plan: &mut Plan) -> Result<(), PlanError> {
             let ids = PlannedIds::bytes_of(ids(run, plan, index, &config, &earlier, &progress).await?);
             let sha256 = Sha256Digest::of(&ids);
             let rows = (ids.len() / size_of::<ShortId>()) as u64;
-            let part = PartRef { key: run.keys.present(&sink.name, &sha256.short()), sha256, bytes: ids.len() as u64, rows };
+            let part = PartRef { key: run.keys.present(&sink.name, &sha256.short()), digest: sha256.into(), bytes: ids.len() as u64, rows };
             run.ledger.put_part(&part.key, ids).await?;
             plan.sinks[index].present = Some(part);
         }

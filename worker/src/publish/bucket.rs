@@ -1,6 +1,7 @@
 //! One bucket: taken over, published slice by slice in sequence, started over when the brokers leave it in doubt.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -36,19 +37,26 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub struct BucketPublisher {
     identity: Identity,
     config: KafkaConfig,
-    admin: Admin,
     spec: Arc<KafkaSink>,
-    planned_ids: Arc<OnceCell<PlannedIds>>,
+    shared: Shared,
     slices: Vec<usize>,
     counters: Counters,
     stop: CancellationToken,
+}
+
+/// What the buckets of a process have in common.
+pub struct Shared {
+    pub admin: Admin,
+    pub planned_ids: Arc<OnceCell<PlannedIds>>,
+    /// By slice, as far as they are staged.
+    pub staged: Arc<BTreeMap<usize, Staged>>,
 }
 
 impl BucketPublisher {
     pub fn new(
         planned: PlannedRun,
         bucket: Bucket,
-        planned_ids: Arc<OnceCell<PlannedIds>>,
+        shared: Shared,
         slices: Vec<usize>,
         counters: Counters,
         stop: CancellationToken,
@@ -58,11 +66,10 @@ impl BucketPublisher {
             planned.run.spec.sinks.iter().find(|declared| declared.name == sink.name).and_then(|declared| declared.kafka.clone());
         let spec = Arc::new(declared.ok_or(PublishError::NoSink)?);
         let config = planned.run.kafka(&sink.cluster)?;
-        let admin = Admin::new(&config).map_err(target::TargetError::Admin)?;
         let run = &planned.run.context.run;
         let transactional_id = transactional_id(&run.namespace, &run.name, &bucket.id);
         let identity = Identity::new(planned, bucket, sink, transactional_id);
-        Ok(Self { identity, config, admin, spec, planned_ids, slices, counters, stop })
+        Ok(Self { identity, config, spec, shared, slices, counters, stop })
     }
 
     /// Publishes what is missing. Returns when everything is published, or with the reason why it is not.
@@ -88,7 +95,7 @@ impl BucketPublisher {
             tracing::warn!(bucket = self.identity.bucket.id, error = &error as &dyn std::error::Error, "starting over");
             std::thread::sleep(PAUSE);
             // A topic that was deleted or made anew looks like an outage to a producer.
-            match Handle::current().block_on(target::check(&self.admin, &self.identity.sink)) {
+            match Handle::current().block_on(target::check(&self.shared.admin, &self.identity.sink)) {
                 Ok(()) | Err(target::TargetError::Admin(_)) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -97,8 +104,8 @@ impl BucketPublisher {
 
     /// From taking the bucket over to the end of its slices. `transactions` is left at the number of committed ones.
     fn attempt(&self, holder: &mut Holder, transactions: &mut u64) -> Result<(), PublishError> {
-        let mut started = start::start(&self.identity, &self.config, &self.admin, holder)?;
-        let generations = Generations::read(&self.identity, &mut started.records, &self.planned_ids)?;
+        let mut started = start::start(&self.identity, &self.config, &self.shared.admin, holder)?;
+        let generations = Generations::read(&self.identity, &mut started.records, &self.shared.planned_ids)?;
         *transactions = (*transactions).max(started.own.transactions);
         let result = self.slices(&mut started, &generations);
         *transactions = (*transactions).max(started.own.transactions);
@@ -160,10 +167,14 @@ impl BucketPublisher {
         let planned = &self.identity.planned;
         let (slice, bucket) = (&planned.plan.slices[index], &self.identity.bucket);
         let since = Instant::now();
-        let staged = Handle::current().block_on(planned.manifest::<Staged>(&planned.run.keys.staged(&slice.id)))?;
-        let Some(staged) = staged else { return Ok(false) };
-        let mut partitions = std::collections::BTreeMap::new();
-        // A bucket without rows of the slice needs no transaction.
+        // One that was left in the middle may be another unit's.
+        let read = match self.shared.staged.get(&index) {
+            Some(_) => None,
+            None => Handle::current().block_on(planned.manifest::<Staged>(&planned.run.keys.staged(&slice.id)))?,
+        };
+        let Some(staged) = self.shared.staged.get(&index).or(read.as_ref()) else { return Ok(false) };
+        let mut partitions = BTreeMap::new();
+        // A bucket without rows of the slice needs no transaction. It is taken over all the same: somebody who slept may hold it.
         if let Some(staged) = staged.buckets.iter().find(|staged| staged.bucket == bucket.id) {
             let present: Present = generations.present(&self.identity, &self.config, slice.interval)?;
             let job = SliceJob {

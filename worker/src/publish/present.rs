@@ -71,11 +71,11 @@ impl PlannedIds {
         let Some(part) = part else { return Ok(Self::default()) };
         let bytes = run.ledger.get(&part.key).await.map_err(RunError::Store)?;
         let bytes = bytes.ok_or_else(|| RunError::Missing { key: part.key.clone() })?;
-        let found = Sha256Digest::of(&bytes);
-        if found != part.sha256 {
+        let found = part.digest.of_same_kind(&bytes);
+        if found != part.digest {
             return Err(PublishError::Part {
                 key: part.key.clone(),
-                what: format!("its SHA-256 is {found}, the plan says {}", part.sha256),
+                what: format!("its digest is {found}, the plan says {}", part.digest),
             });
         }
         Ok(Self(bytes))

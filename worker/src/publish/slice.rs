@@ -6,14 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use weir_crds::{
     backfill_job::RecordTimestamps,
     contract::{
-        digest::Sha256Digest,
-        manifest::{OffsetRange, PublishedPartition, StagedBucket, to_bytes},
+        digest::ContentDigest,
+        manifest::{OffsetRange, PublishedPartition, RecordsDigest, StagedBucket, to_bytes},
         progress::{BucketProgress, SliceProgress},
     },
     window::SliceId,
@@ -34,7 +33,7 @@ use crate::{
     progress::Counters,
     run::RunError,
     scratch::ScratchFile,
-    staged::{Content, MEMORY_BYTES_MAX, PartReader, StagedBatch, StagedRecord, count},
+    staged::{Content, MEMORY_BYTES_MAX, PartReader, StagedBatch, StagedRecord},
 };
 
 /// How long a transaction is filled. While it is open, `read_committed` readers wait.
@@ -100,7 +99,7 @@ impl SliceJob<'_> {
 
     /// Where to go on: the last record is of this slice, or of one before.
     fn resume(&self, own: &BucketProgress) -> Result<SliceProgress, PublishError> {
-        let part = self.staged.part.sha256;
+        let part = self.staged.part.digest.to_string();
         match &own.at {
             Some(at) if at.slice == *self.slice && at.part == part && at.rows <= self.staged.part.rows => Ok(at.clone()),
             Some(at) if at.slice == *self.slice => {
@@ -120,16 +119,16 @@ impl SliceJob<'_> {
         let (content, found) = if part.bytes <= MEMORY_BYTES_MAX as u64 {
             let bytes = runtime.block_on(run.ledger.get(&part.key)).map_err(RunError::Store)?;
             let bytes = bytes.ok_or_else(|| RunError::Missing { key: part.key.clone() })?;
-            let found = Sha256Digest::of(&bytes);
+            let found = part.digest.of_same_kind(&bytes);
             (Content::Memory(bytes), found)
         } else {
             let mut file = run.scratch.file().map_err(RunError::Scratch)?;
             file.reserve(part.bytes).map_err(RunError::Scratch)?;
             runtime.block_on(run.ledger.download(&part.key, file.path())).map_err(RunError::Store)?;
-            let found = digest_of(&file).map_err(RunError::Scratch)?;
+            let found = digest_of(&file, &part.digest).map_err(RunError::Scratch)?;
             (Content::File(file), found)
         };
-        if found == part.sha256 { Ok(content) } else { Err(self.part_error(format!("its digest is {found} and not {}", part.sha256))) }
+        if found == part.digest { Ok(content) } else { Err(self.part_error(format!("its digest is {found} and not {}", part.digest))) }
     }
 
     /// One transaction: records until it is full, then the progress that they make.
@@ -162,9 +161,13 @@ impl SliceJob<'_> {
 
     /// Counts one staged record, and sends it unless it is there already. Returns its length.
     fn pass(&self, transaction: &mut Transaction<'_>, at: &mut SliceProgress, record: &StagedRecord<'_>) -> Result<u64, PublishError> {
-        let published: &mut PublishedPartition = at.partitions.entry(record.partition).or_default();
+        let published = at.partitions.entry(record.partition).or_insert_with(|| {
+            // Digested as an earlier version may have begun to.
+            let nothing = self.staged.partitions.get(&record.partition).map(RecordsDigest::start).unwrap_or_default();
+            PublishedPartition { staged: nothing, sent: nothing, offsets: None }
+        });
         let before = published.staged;
-        count(&mut published.staged, record.view());
+        published.staged.count(record.view());
         at.rows += 1;
         if self.present.contains(record.event_id) {
             return Ok(0);
@@ -173,7 +176,7 @@ impl SliceJob<'_> {
             // All that was staged so far was sent, so both digests go on alike, and one computation is enough.
             published.sent = published.staged;
         } else {
-            count(&mut published.sent, record.view());
+            published.sent.count(record.view());
         }
         let headers = [
             (headers::RUN, self.run.as_bytes()),
@@ -206,11 +209,11 @@ fn is_to_be_aborted(error: &PublishError) -> bool {
     matches!(error, PublishError::Transaction { source, .. } if source.consequence() == Consequence::AbortAndRewind)
 }
 
-fn digest_of(file: &ScratchFile) -> io::Result<Sha256Digest> {
-    let (mut file, mut digest, mut buffer) = (file.reopen()?, Sha256::new(), vec![0; DIGEST_BUFFER_BYTES]);
+fn digest_of(file: &ScratchFile, like: &ContentDigest) -> io::Result<ContentDigest> {
+    let (mut file, mut digest, mut buffer) = (file.reopen()?, like.hasher(), vec![0; DIGEST_BUFFER_BYTES]);
     loop {
         match io::Read::read(&mut file, &mut buffer)? {
-            0 => return Ok(Sha256Digest::from_bytes(digest.finalize().into())),
+            0 => return Ok(digest.finish()),
             read => digest.update(&buffer[..read]),
         }
     }

@@ -113,8 +113,8 @@ impl Fetcher {
                 return Err(SourceError::from_sdk("reading", object.uri(), error));
             }
         };
-        let collected = match response.body.collect().await {
-            Ok(collected) => collected.into_bytes(),
+        let collected = match weir_ledger::whole(response.body, response.content_length).await {
+            Ok(collected) => collected,
             Err(error) => return Ok(Err(super::error::describe(&error))),
         };
         if collected.len() as u64 != end - start {

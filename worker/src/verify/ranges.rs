@@ -14,7 +14,7 @@ use weir_crds::{
 use weir_kafka::range::{Range, Reader, RecordRef};
 
 use super::error::VerifyError;
-use crate::{headers, staged::count};
+use crate::headers;
 
 /// What must be found of a slice.
 #[derive(Debug)]
@@ -85,17 +85,22 @@ impl Expected {
         Ok(found)
     }
 
+    fn nothing_of(&self, partition: i32) -> RecordsDigest {
+        self.partitions.get(&partition).map(|(sent, _)| sent.start()).unwrap_or_default()
+    }
+
     fn see(&self, record: &RecordRef<'_>, found: &mut Found) {
-        let is = |name, wanted: &str| record.header(name) == Some(wanted.as_bytes());
-        let id = record.header(headers::EVENT_ID).and_then(|id| std::str::from_utf8(id).ok());
-        match id.filter(|_| is(headers::RUN, &self.run) && is(headers::SLICE, &self.slice)) {
+        let [run, slice, id] = record.headers_of([headers::RUN, headers::SLICE, headers::EVENT_ID]);
+        let is_own = run == Some(self.run.as_bytes()) && slice == Some(self.slice.as_bytes());
+        match id.filter(|_| is_own).and_then(|id| std::str::from_utf8(id).ok()) {
             Some(event_id) => {
                 let timestamp_ms = match self.timestamps {
                     RecordTimestamps::EventTime => record.timestamp_ms().unwrap_or(-1),
                     RecordTimestamps::ReplayTime => 0,
                 };
                 let view = RecordView { key: record.key(), value: record.value().unwrap_or_default(), timestamp_ms, event_id };
-                count(found.partitions.entry(record.partition()).or_default(), view);
+                let counted = found.partitions.entry(record.partition()).or_insert_with(|| self.nothing_of(record.partition()));
+                counted.count(view);
             }
             None => found.others += 1,
         }
@@ -105,7 +110,7 @@ impl Expected {
     pub fn compare(&self, found: &Found) -> Result<(), VerifyError> {
         for (partition, (sent, offsets)) in &self.partitions {
             let (slice, partition, OffsetRange { first, last }) = (self.slice.clone(), *partition, *offsets);
-            let read = found.partitions.get(&partition).copied().unwrap_or_default();
+            let read = found.partitions.get(&partition).copied().unwrap_or(sent.start());
             if read.records != sent.records {
                 return Err(VerifyError::Count { slice, partition, first, last, found: read.records, sent: sent.records });
             }
@@ -127,7 +132,7 @@ mod tests {
     fn digest(ids: &[&str]) -> RecordsDigest {
         let mut digest = RecordsDigest::default();
         for event_id in ids {
-            count(&mut digest, RecordView { key: None, value: b"v", timestamp_ms: 1, event_id });
+            digest.count(RecordView { key: None, value: b"v", timestamp_ms: 1, event_id });
         }
         digest
     }

@@ -20,7 +20,7 @@ use rdkafka::{
 };
 use serde_json::json;
 use weir_crds::contract::{
-    digest::Sha256Digest,
+    digest::{ContentDigest, Sha256Digest},
     keys::RunKeys,
     manifest::{Extracted, PartRef, Segment, SliceSegments},
     names::progress_topic,
@@ -216,14 +216,14 @@ async fn extracted(planned: &PlannedRun, rows: &[Range<u64>]) {
     for (slice, rows) in planned.plan.slices.iter().zip(rows) {
         let bytes = segment(slice.interval.start_us, rows.clone());
         let count = rows.end - rows.start;
-        let segment = Segment { offset: data.len() as u64, length: bytes.len() as u64, rows: count, sha256: Sha256Digest::of(&bytes) };
+        let segment = Segment { offset: data.len() as u64, length: bytes.len() as u64, rows: count, digest: ContentDigest::of(&bytes) };
         data.extend(bytes);
         index.push(SliceSegments { slice: slice.id.clone(), rows: count, segments: vec![segment] });
     }
     let total = index.iter().map(|entry| entry.rows).sum();
-    let sha256 = Sha256Digest::of(&data);
+    let digest = ContentDigest::of(&data);
     let part =
-        PartRef { key: planned.run.keys.extracted_part("logs-00001", &sha256.short()), sha256, bytes: data.len() as u64, rows: total };
+        PartRef { key: planned.run.keys.extracted_part("logs-00001", &digest.short()), digest, bytes: data.len() as u64, rows: total };
     planned.run.ledger.put_part(&part.key, data.into()).await.unwrap();
     let manifest = Extracted {
         chunk: "logs-00001".into(),

@@ -142,7 +142,7 @@ pub fn plan(job: &BackfillJob, run: &RunFile) -> Plan {
         run_digest: run.digest,
         worker_image: WORKER_IMAGE.into(),
         sources: vec![PlannedSource { name: "logs".into(), objects: slices.len() as u64, bytes: 40 * slices.len() as u64 }],
-        objects: PartRef { key: "k".into(), sha256: Sha256Digest::default(), bytes: 0, rows: 0 },
+        objects: PartRef { key: "k".into(), digest: Sha256Digest::default().into(), bytes: 0, rows: 0 },
         chunks: slices.iter().map(|s| s.interval).enumerate().map(chunk).collect(),
         sinks: vec![PlannedSink {
             name: "events".into(),

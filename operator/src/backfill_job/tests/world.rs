@@ -345,7 +345,7 @@ impl World {
         let selected: u64 = extracted.filter(|s| s.slice.as_str() == slice).map(|s| s.rows).sum();
         let staged = selected - 2;
         let records = |n| RecordsDigest { records: n, chain: Default::default() };
-        let part = |rows| PartRef { key: "k".into(), sha256: Sha256Digest::default(), bytes: 7, rows };
+        let part = |rows| PartRef { key: "k".into(), digest: Sha256Digest::default().into(), bytes: 7, rows };
         let bucket = |number: i32, rows| StagedBucket {
             bucket: format!("events-{number}"),
             part: part(rows),
