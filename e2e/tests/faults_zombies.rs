@@ -23,14 +23,14 @@ const OWN_NUMBER: u32 = 900;
 const HELD_UP: &str = "pause=1000";
 
 /// Where a publisher of two buckets falls asleep: the point, the hit, and whether it finds out that somebody else holds the
-/// bucket. One that had not taken it over yet, or had nothing left to commit, may find everything done. From the eleventh
+/// bucket. One that had not taken it over yet, or had nothing left to commit, may find everything done. From the seventh
 /// initialisation on it is the thread that renews producers.
 const PLACES: [(&str, u64, bool); 11] = [
     ("kafka.signed-in", 1, false),
     ("kafka.init.done", 1, false),
     ("kafka.progress-read", 2, true),
-    ("kafka.init.done", 12, true),
-    ("kafka.init.send", 12, true),
+    ("kafka.init.done", 8, true),
+    ("kafka.init.send", 8, true),
     ("kafka.begin.done", 6, true),
     ("kafka.commit.send", 6, true),
     ("kafka.commit.done", 6, true),
@@ -101,7 +101,7 @@ async fn old_generation(matrix: &mut Matrix<'_>) -> anyhow::Result<()> {
     let about = "A publisher is stopped, `runGeneration` is raised, and the publisher is continued when the new run is done.";
     let mut table =
         Table::of_runs("5-generations", "An old generation's worker that wakes in the new one", about, &["asleep at", "it ended with"]);
-    let places = [("kafka.commit.send", 6), ("kafka.signed-in", 1), ("kafka.init.done", 12), ("kafka.deliver.done", 9)];
+    let places = [("kafka.commit.send", 6), ("kafka.signed-in", 1), ("kafka.init.done", 8), ("kafka.deliver.done", 9)];
     for (point, hit) in places.into_iter().take(if is_full() { 4 } else { 1 }) {
         let (job, unit) = matrix.up_to(Verb::Publish).await?;
         let sleeper = asleep(&job, &unit, at(point, hit, HELD_UP)).await?;

@@ -86,6 +86,8 @@ pub(crate) struct Producer {
     topic: String,
     bounds: Bounds,
     sent: u64,
+    /// Of their keys and values.
+    sent_bytes: u64,
     /// Before the next look at reports.
     pause: Cell<Duration>,
 }
@@ -112,6 +114,7 @@ impl Producer {
             topic: settings.topic.clone(),
             bounds: settings.bounds,
             sent: 0,
+            sent_bytes: 0,
             pause: Cell::new(PAUSES.0),
         })
     }
@@ -155,6 +158,7 @@ impl Producer {
             delivery_opaque: Kind::Record.to_opaque(),
         })?;
         self.sent += 1;
+        self.sent_bytes += (record.value.len() + record.key.map_or(0, <[u8]>::len)) as u64;
         if self.sent.is_multiple_of(SERVE_EVERY) {
             self.client.poll(Duration::ZERO);
             weir_failpoints::reached(Operation::Send.points().1);
@@ -188,6 +192,7 @@ impl Producer {
     /// second, however early they come.
     pub fn flush(&self) -> Result<(), TransactionError> {
         weir_failpoints::reached(Operation::Deliver.points().0);
+        self.pause.set(PAUSES.0);
         let deadline = Instant::now() + self.bounds.end;
         while self.client.in_flight_count() > 0 {
             let waiting = KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut);
@@ -204,18 +209,27 @@ impl Producer {
     }
 
     /// Serves reports. Where there are none, has sent what lingers and waits, longer each time until one comes: while the
-    /// library is asked to send, its threads ask again and again whether a batch that is under way has arrived. Its poll is no
-    /// way to wait either: it counts in whole milliseconds and spends what is left of one asking.
+    /// library is asked to send, its threads ask again and again whether a batch that is under way has arrived. So it is not
+    /// asked as long as there are full batches, which go by themselves, unless nothing has come for long. Its poll is no way to
+    /// wait either: it counts in whole milliseconds and spends what is left of one asking.
     fn serve(&self) {
         let before = self.client.in_flight_count();
         self.client.poll(Duration::ZERO);
-        if self.client.in_flight_count() < before {
+        let left = self.client.in_flight_count();
+        if left < before {
             self.pause.set(PAUSES.0);
-        } else {
-            flush(self.client.client(), PAUSES.0);
-            std::thread::sleep(self.pause.get());
-            self.pause.set((self.pause.get() * 2).min(PAUSES.1));
+            return;
         }
+        if self.is_less_than_a_batch(left) || self.pause.get() == PAUSES.1 {
+            flush(self.client.client(), PAUSES.0);
+        }
+        std::thread::sleep(self.pause.get());
+        self.pause.set((self.pause.get() * 2).min(PAUSES.1));
+    }
+
+    /// Whether so many records, of the size that they have on average, are less than a full batch.
+    fn is_less_than_a_batch(&self, records: i32) -> bool {
+        u64::from(records.unsigned_abs()) * self.sent_bytes / self.sent.max(1) < BATCH_BYTES_MAX
     }
 
     /// Where the delivered records lie.

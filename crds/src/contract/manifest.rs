@@ -271,6 +271,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn parts_of_an_earlier_version_are_read_and_written_as_they_were() {
+        for name in ["sha256", "blake3"] {
+            let part = format!(r#"{{"key":"k","{name}":"{}","bytes":7,"rows":3}}"#, "0a".repeat(32));
+            assert_eq!(String::from_utf8(to_bytes(&serde_json::from_str::<PartRef>(&part).unwrap())).unwrap(), part);
+            let segment = format!(r#"{{"offset":1,"length":7,"rows":3,"{name}":"{}"}}"#, "0a".repeat(32));
+            assert_eq!(String::from_utf8(to_bytes(&serde_json::from_str::<Segment>(&segment).unwrap())).unwrap(), segment);
+        }
+    }
+
+    #[test]
     fn a_manifest_that_was_edited_is_not_believed() {
         let run = RunId { namespace: "n".into(), name: "j".into(), generation: 1 };
         let plan = Sha256Digest::of(b"plan");

@@ -33,8 +33,8 @@ use crate::{progress::Counters, run::PlannedRun, staged::Content};
 const SEGMENTS_IN_FLIGHT: usize = 4;
 /// Of a worker's memory, the part that rows are sorted in. The rest is for segments, parts and the program.
 const BUFFER_MEMORY_DIVISOR: u64 = 4;
-/// A row has about so many bytes for each two of its segment.
-const RENDERED_HALVES: usize = 3;
+/// A row becomes about so much longer than it is in its segment, in per cent.
+const RENDERED_PERCENT: u64 = 150;
 
 /// Assembles slices of one plan.
 pub struct Assembler {
@@ -63,8 +63,8 @@ impl Assembler {
         let shares: Vec<&ChunkShare> = self.shares.of(slice).collect();
         let budget_bytes = usize::try_from(self.planned.run.memory_bytes / BUFFER_MEMORY_DIVISOR).unwrap_or(usize::MAX);
         let mut buffer = std::mem::take(&mut *self.buffer.lock().unwrap_or_else(PoisonError::into_inner));
-        let (rows, bytes) = expected(&shares);
-        buffer.reserve(rows, bytes.min(budget_bytes));
+        let (rows, bytes) = expected(&shares, budget_bytes);
+        buffer.reserve(rows, bytes);
         let mut work = SliceWork::new(&self.planned, slice, budget_bytes, buffer)?;
         let (sender, mut receiver) = mpsc::channel::<Fetched>(1);
         // Decoding, rendering and sorting take a thread of their own; the channel holds back the fetching.
@@ -134,12 +134,14 @@ impl Assembler {
     }
 }
 
-/// Rows of a slice, and about as many bytes as they will have.
-fn expected(shares: &[&ChunkShare]) -> (usize, usize) {
+/// Rows that will be held at a time, and about as many bytes as they will have.
+fn expected(shares: &[&ChunkShare], budget_bytes: usize) -> (usize, usize) {
     let segments = || shares.iter().flat_map(|share| &share.segments);
-    let number = |sum: u64| usize::try_from(sum).unwrap_or(usize::MAX);
-    let bytes = number(segments().map(|segment| segment.length).sum());
-    (number(segments().map(|segment| segment.rows).sum()), (bytes / 2).saturating_mul(RENDERED_HALVES))
+    let rows: u64 = segments().map(|segment| segment.rows).sum();
+    let bytes = segments().map(|segment| segment.length).sum::<u64>().saturating_mul(RENDERED_PERCENT) / 100;
+    let held = bytes.min(budget_bytes as u64);
+    let held_rows = u128::from(rows) * u128::from(held) / u128::from(bytes.max(1));
+    (usize::try_from(held_rows).unwrap_or(0), usize::try_from(held).unwrap_or(0))
 }
 
 /// The one sink of a run, as it was declared and as it was planned.

@@ -1,7 +1,7 @@
 //! Bytes to blocks of whole lines, or of whole CSV records. Blocks are cut by bytes and lines alone, never by how the bytes
 //! happened to arrive, so two attempts see the same blocks.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::csv::RecordEnds;
 use super::reject::RAW_BYTES_MAX;
@@ -11,6 +11,8 @@ use super::reject::RAW_BYTES_MAX;
 pub const BLOCK_BYTES: usize = 4 * 1024 * 1024;
 /// A block ends with this many lines, since empty ones have no bytes.
 pub const BLOCK_LINES_MAX: usize = 65_536;
+/// Blocks whose memory is kept: one that is filled, and one that waits.
+const SPARE_MAX: usize = 2;
 /// A longer line makes one invalid row and is skipped as it streams by. It is far beyond what a Kafka record may be, and a
 /// row is held some five times at once (line, columns, select's copies).
 pub const LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -79,6 +81,27 @@ impl Block {
     }
 }
 
+/// Memory of blocks that are done with, for the next ones: fresh memory costs as much as filling it.
+#[derive(Clone, Debug, Default)]
+pub struct Spare(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Spare {
+    /// Gives a block's memory back, unless a long line has made it large.
+    pub fn give(&self, block: Block) {
+        let mut bytes = block.bytes;
+        bytes.clear();
+        let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if bytes.capacity() <= 2 * BLOCK_BYTES && spare.len() < SPARE_MAX {
+            spare.push(bytes);
+        }
+    }
+
+    fn take(&self) -> Vec<u8> {
+        let spare = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        spare.unwrap_or_else(|| Vec::with_capacity(BLOCK_BYTES + BLOCK_BYTES / 8))
+    }
+}
+
 /// Where lines end.
 #[derive(Debug)]
 enum Ends {
@@ -99,6 +122,7 @@ impl Ends {
 #[derive(Debug)]
 pub struct LineSplitter {
     ends: Ends,
+    spare: Spare,
     block: Block,
     /// Where the open line begins in the block.
     line_start: usize,
@@ -110,12 +134,19 @@ impl LineSplitter {
     /// At the start of an object.
     pub fn new(object: u32) -> Self {
         let block = Block { object, first_line: 1, ..Block::default() };
-        Self { ends: Ends::LineFeed, block, line_start: 0, too_long: None }
+        Self { ends: Ends::LineFeed, spare: Spare::default(), block, line_start: 0, too_long: None }
     }
 
     /// At the start of a CSV object, whose records end outside quotes.
     pub fn csv(object: u32) -> Self {
         Self { ends: Ends::Record(RecordEnds::default()), ..Self::new(object) }
+    }
+
+    /// Fills the memory of blocks that are given back.
+    pub fn reusing(mut self, spare: Spare) -> Self {
+        self.block.bytes = spare.take();
+        self.spare = spare;
+        self
     }
 
     /// Takes the next bytes; gives every block that they complete to `out`.
@@ -181,7 +212,7 @@ impl LineSplitter {
             object: self.block.object,
             header: self.block.header.clone(),
             first_line: self.block.first_line + self.block.ends.len() as u64,
-            bytes: Vec::with_capacity(BLOCK_BYTES + BLOCK_BYTES / 8),
+            bytes: self.spare.take(),
             ..Block::default()
         };
         std::mem::replace(&mut self.block, next)
@@ -226,6 +257,20 @@ mod tests {
         }
         let numbers: Vec<u64> = blocks.iter().flat_map(|b| b.lines().map(|(n, _)| n)).collect();
         assert_eq!(numbers, (1..=60_000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn memory_that_was_used_before_leaves_nothing() {
+        let text: Vec<u8> = (0..60_000).flat_map(|i| format!("line {i} {}\n", "x".repeat(i % 300)).into_bytes()).collect();
+        let spare = Spare::default();
+        for text in [text.as_slice(), &text[..text.len() / 2]] {
+            let mut splitter = LineSplitter::new(7).reusing(spare.clone());
+            let mut blocks = Vec::new();
+            splitter.push(text, &mut blocks);
+            blocks.extend(splitter.finish());
+            assert_eq!(blocks, split(text, text.len()));
+            blocks.into_iter().for_each(|block| spare.give(block));
+        }
     }
 
     #[test]

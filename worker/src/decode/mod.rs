@@ -23,7 +23,7 @@ pub mod types;
 pub use csv::CsvDecoder;
 pub use format::{Batch, Decoder};
 pub use json::JsonDecoder;
-pub use lines::{Block, LineSplitter};
+pub use lines::{Block, LineSplitter, Spare};
 pub use reject::{Fault, Reason, Rejected};
 
 use std::collections::BTreeMap;

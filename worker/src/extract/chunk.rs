@@ -18,7 +18,7 @@ use super::pipeline::{self, Reading};
 use super::quarantine::{QuarantineWriter, WrittenQuarantine};
 use super::segments::{SegmentWriter, Written};
 use super::work::{Processed, Shared, Worker, segment_schema};
-use crate::decode::{Batch, Decoder, UnknownFields, csv};
+use crate::decode::{Batch, Decoder, Spare, UnknownFields, csv};
 use crate::progress::Counters;
 use crate::run::PlannedRun;
 use crate::scratch::Scratch;
@@ -106,8 +106,10 @@ impl Extractor {
         workers: Vec<Worker>,
         mut output: Output,
     ) -> Result<Output, ExtractError> {
-        let crew = Crew { free: Arc::new(Semaphore::new(workers.len())), idle: Arc::new(Mutex::new(workers)) };
-        let started = pipeline::batches(fetcher, objects, reading).map(|batch| async { crew.start(batch?).await }).buffered(self.threads);
+        let spare = Spare::default();
+        let crew = Crew { free: Arc::new(Semaphore::new(workers.len())), idle: Arc::new(Mutex::new(workers)), spare: spare.clone() };
+        let started =
+            pipeline::batches(fetcher, objects, reading, spare).map(|batch| async { crew.start(batch?).await }).buffered(self.threads);
         let mut started = std::pin::pin!(started);
         let mut before = 0;
         while let Some(Started { mut results, task }) = started.try_next().await? {
@@ -235,6 +237,7 @@ fn listed(unknown: UnknownFields) -> std::collections::BTreeMap<String, u64> {
 struct Crew {
     free: Arc<Semaphore>,
     idle: Arc<Mutex<Vec<Worker>>>,
+    spare: Spare,
 }
 
 /// A batch that a worker is at.
@@ -248,7 +251,7 @@ impl Crew {
     async fn start(&self, batch: Batch) -> Result<Started, ExtractError> {
         let permit = Arc::clone(&self.free).acquire_owned().await.map_err(|_| ExtractError::Thread)?;
         let (sender, results) = mpsc::channel(1);
-        let idle = Arc::clone(&self.idle);
+        let (idle, spare) = (Arc::clone(&self.idle), self.spare.clone());
         let task = tokio::task::spawn_blocking(move || {
             // One that panicked is gone, and so is the chunk.
             let worker = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -256,6 +259,9 @@ impl Crew {
             let done = worker.batch(&batch, &mut |processed| sender.blocking_send(processed).is_ok());
             idle.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
             drop(permit);
+            if let Batch::Lines(block) = batch {
+                spare.give(block);
+            }
             done
         });
         Ok(Started { results, task })

@@ -10,7 +10,7 @@ use weir_crds::columns::Columns;
 
 use super::error::ExtractError;
 use crate::decode::decompress::Decompressor;
-use crate::decode::{Batch, Block, LineSplitter, csv};
+use crate::decode::{Batch, Block, LineSplitter, Spare, csv};
 use crate::source::fetch::Piece;
 use crate::source::parquet::ObjectReader;
 use crate::source::{Fetcher, SourceError, SourceObject};
@@ -35,15 +35,17 @@ pub struct Reading {
 
 type BatchSender = mpsc::Sender<Result<Batch, ExtractError>>;
 
-/// The rows of all objects, in order. Dropping the stream ends everything behind it.
+/// The rows of all objects, in order. Dropping the stream ends everything behind it. Blocks that are given to `spare` are
+/// filled again.
 pub fn batches(
     fetcher: &Fetcher,
     objects: &Arc<[SourceObject]>,
     reading: Reading,
+    spare: Spare,
 ) -> impl Stream<Item = Result<Batch, ExtractError>> + use<> {
     let (batch_tx, batch_rx) = mpsc::channel(BATCHES_QUEUED);
     match reading.format {
-        SourceFormat::JsonLines | SourceFormat::Csv => read_text(fetcher, objects, reading, batch_tx),
+        SourceFormat::JsonLines | SourceFormat::Csv => read_text(fetcher, objects, reading, spare, batch_tx),
         SourceFormat::Parquet => read_parquet(fetcher, objects, reading, batch_tx),
     }
     stream::unfold(batch_rx, |mut rx| async move { rx.recv().await.map(|batch| (batch, rx)) })
@@ -84,7 +86,7 @@ async fn read_parquet_object(
     Ok(())
 }
 
-fn read_text(fetcher: &Fetcher, objects: &Arc<[SourceObject]>, reading: Reading, batches: BatchSender) {
+fn read_text(fetcher: &Fetcher, objects: &Arc<[SourceObject]>, reading: Reading, spare: Spare, batches: BatchSender) {
     let (piece_tx, piece_rx) = mpsc::channel(PIECES_QUEUED);
     let pieces = fetcher.stream(Arc::clone(objects), reading.ranges_in_flight);
     tokio::spawn(async move {
@@ -97,16 +99,22 @@ fn read_text(fetcher: &Fetcher, objects: &Arc<[SourceObject]>, reading: Reading,
         }
     });
     let objects = Arc::clone(objects);
-    tokio::task::spawn_blocking(move || cut_pieces(piece_rx, &batches, &objects, &reading));
+    tokio::task::spawn_blocking(move || cut_pieces(piece_rx, &batches, &objects, &reading, &spare));
 }
 
-fn cut_pieces(mut pieces: mpsc::Receiver<Result<Piece, SourceError>>, batches: &BatchSender, objects: &[SourceObject], reading: &Reading) {
+fn cut_pieces(
+    mut pieces: mpsc::Receiver<Result<Piece, SourceError>>,
+    batches: &BatchSender,
+    objects: &[SourceObject],
+    reading: &Reading,
+    spare: &Spare,
+) {
     let mut open: Option<Cutter> = None;
     while let Some(piece) = pieces.blocking_recv() {
         let cut = piece.and_then(|piece| {
             let mut cutter = match open.take() {
                 Some(cutter) => cutter,
-                None => Cutter::new(&objects[piece.object], piece.object, reading)?,
+                None => Cutter::new(&objects[piece.object], piece.object, reading, spare)?,
             };
             cutter.push(&piece.bytes, batches)?;
             if piece.is_last {
@@ -138,7 +146,7 @@ struct Cutter {
 }
 
 impl Cutter {
-    fn new(object: &SourceObject, index: usize, reading: &Reading) -> Result<Self, SourceError> {
+    fn new(object: &SourceObject, index: usize, reading: &Reading, spare: &Spare) -> Result<Self, SourceError> {
         let uri = object.uri();
         let decompressor = Decompressor::new(reading.compression).map_err(|source| SourceError::Corrupt { object: uri.clone(), source })?;
         // A chunk's objects are counted in 32 bits.
@@ -147,6 +155,7 @@ impl Cutter {
             SourceFormat::Csv => (LineSplitter::csv(object), Some(reading.columns.clone())),
             SourceFormat::JsonLines | SourceFormat::Parquet => (LineSplitter::new(object), None),
         };
+        let splitter = splitter.reusing(spare.clone());
         Ok(Self { uri, decompressor, splitter, ready: Vec::new(), header_of })
     }
 

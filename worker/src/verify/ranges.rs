@@ -125,7 +125,10 @@ impl Expected {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-    use weir_crds::contract::manifest::PublishedPartition;
+    use weir_crds::contract::{
+        digest::{Chain, Sha256Digest},
+        manifest::PublishedPartition,
+    };
 
     use super::*;
 
@@ -165,6 +168,20 @@ mod tests {
         assert!(expected().add("b-0", None, &published(&[(0, ab, ab, OFFSETS)])).is_err());
         assert!(expected().add("b-0", Some(&staged), &published(&[(0, ab, ab, None)])).is_err());
         assert!(expected().add("b-0", Some(&staged), &published(&[(0, ab, digest(&[]), None)])).is_ok());
+    }
+
+    #[test]
+    fn what_an_earlier_version_published_is_digested_as_it_did() {
+        let count = |mut digest: RecordsDigest| {
+            digest.count(RecordView { key: None, value: b"v", timestamp_ms: 1, event_id: "a" });
+            digest
+        };
+        let sent = count(RecordsDigest { records: 0, chain: Chain::Sha256(Sha256Digest::default()) });
+        let mut wanted = expected();
+        wanted.add("b-0", Some(&BTreeMap::from([(0, sent)])), &published(&[(0, sent, sent, OFFSETS)])).unwrap();
+        let found = |digest| wanted.compare(&Found { partitions: BTreeMap::from([(0, digest)]), others: 0 });
+        assert!(found(count(wanted.nothing_of(0))).is_ok());
+        assert!(found(count(RecordsDigest::default())).is_err());
     }
 
     #[test]
