@@ -168,12 +168,13 @@ async fn a_later_generation_by_other_rules_publishes_what_is_missing() {
     must(&first, &[Verb::Assemble]).await;
     // Stopped in the middle: what is published of its last slices only progress tells.
     let stop = CancellationToken::new();
-    let later = stop.clone();
-    tokio::spawn(async move {
-        tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
-        later.cancel();
-    });
-    run(&first, Verb::Publish, &stop).await;
+    let stopping = async {
+        while seen(&world).await.is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        stop.cancel();
+    };
+    tokio::join!(run(&first, Verb::Publish, &stop), stopping);
     let before = seen(&world).await.len() as u64;
     assert!(before > 0, "it was stopped before it published anything");
     let world = World { key: "id", ..world };
