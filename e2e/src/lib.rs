@@ -22,5 +22,6 @@ pub mod layout;
 pub mod novashop;
 pub mod parts;
 pub mod retention;
+pub mod scale;
 pub mod supervisor;
 pub mod wait;

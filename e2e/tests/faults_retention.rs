@@ -112,7 +112,7 @@ async fn dies(fixture: &Fixture, place: &Place<'_>) -> anyhow::Result<()> {
     let about = "The operator, as a process of its own, suffers one fault at one of its writes while a topic's retention lies below its floor, \
                  and is started again. The topic is put back each time, and the audit log has each repair once.";
     let columns = ["failpoint", "what happened", "seconds until it was put back"];
-    let mut table = Table::new("e-retention", "The operator dies at each of its writes about retention", about, &columns);
+    let mut table = Table::new("j-retention", "The operator dies at each of its writes about retention", about, &columns);
     let faults = |point: &String| actions(point).iter().map(|action| Fault { point: point.clone(), hit: 1, action }).collect::<Vec<_>>();
     let mut open: Vec<Fault> = points.iter().flat_map(faults).collect();
     for _ in 0..ROUNDS_MAX {
@@ -167,7 +167,7 @@ async fn rivals(fixture: &Fixture, place: &Place<'_>) -> anyhow::Result<()> {
     until_kept(fixture, "the log is begun", 1, REPAIRED).await?;
     let columns = ["what happens", "seconds until it was put back"];
     let mut table =
-        Table::new("f-retention-surroundings", "Retention with two leaders, and without a broker or an apiserver", "", &columns);
+        Table::new("k-retention-surroundings", "Retention with two leaders, and without a broker or an apiserver", "", &columns);
 
     first.signal(Signal::STOP)?;
     let second = place.start("second", Vec::new(), None)?;

@@ -160,7 +160,14 @@ impl Shown {
             (Some(now), Some(before)) => standing_moved(now, before),
             (now, before) => now.is_some() != before.is_some(),
         };
-        self.is_another_state(&before.status) || said(&self.status) != said(&before.status) || lag_moved || judged_otherwise
+        // Near the end of a log numbers come and go; that nothing was known is not left standing.
+        let unknown = |s: &TopicFloorStatus| [&s.headroom, &s.time_to_loss].map(|said| said == "Unknown");
+        let has_become_known = unknown(&self.status).iter().zip(unknown(&before.status)).any(|(now, before)| before && !now);
+        self.is_another_state(&before.status)
+            || said(&self.status) != said(&before.status)
+            || lag_moved
+            || has_become_known
+            || judged_otherwise
     }
 }
 

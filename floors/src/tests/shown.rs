@@ -146,3 +146,14 @@ fn the_worst_about_a_lag_is_its_reason_and_a_loss_is_detected() {
     assert_eq!((status, reason.as_str()), (Some(true), "RecordsLost"));
     assert!(message.contains("offsets 0 to 29 of partition 0, at most 30 records") && message.contains("2026-11-02T00:"), "{message}");
 }
+
+#[test]
+fn that_nothing_was_known_is_not_left_standing() {
+    let mut world = World::new();
+    let said = world.pass(HOUR_MS, MINUTE_MS, 60, 60);
+    let known = shown(&world, &said);
+    let mut unknown = known.clone();
+    (unknown.status.headroom, unknown.status.time_to_loss) = ("Unknown".into(), "Unknown".into());
+    assert!(known.is_news(&unknown));
+    assert!(!unknown.is_news(&known), "near the end of a log it comes and goes");
+}

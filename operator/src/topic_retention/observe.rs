@@ -1,6 +1,9 @@
 //! What is asked of Kafka, turned into what floors are computed from. Reads only.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
 
 use weir_crds::contract::result::error_chain;
 use weir_floors::{
@@ -63,6 +66,8 @@ pub struct Lags {
     /// Of the fullest disk; `None`: some disk is not known.
     used_percent: Option<u32>,
     reads: BTreeMap<String, Vec<Read>>,
+    /// The topic that a record was last read of: the next look goes on behind it.
+    read_to: String,
 }
 
 /// What one look at the lags begins with.
@@ -80,7 +85,8 @@ pub async fn lags<K: Kafka>(kafka: &K, look: Look) -> Result<Lags, AdminError> {
     if look.topics.is_empty() {
         return Ok(Lags { asked_ms: look.now_ms, ..Lags::default() });
     }
-    let reads = read(kafka, look.reads).await;
+    let (chosen, read_to) = fair(&look.reads, &look.before.read_to, READS_MAX);
+    let reads = read(kafka, chosen).await;
     let starts = kafka.offsets(every_partition(&look.topics, OffsetSpec::Earliest)).await?;
     let (listed, offsets_retention) = futures::join!(kafka.groups(), kafka.offsets_retention());
     let listed = listed?;
@@ -105,17 +111,31 @@ pub async fn lags<K: Kafka>(kafka: &K, look: Look) -> Result<Lags, AdminError> {
         used_percent: log_dirs.used_percent(),
         offsets_retention_ms: offsets_retention.ok().flatten().map(|kept| i64::try_from(kept.as_millis()).unwrap_or(i64::MAX)),
         reads,
+        read_to,
     })
 }
 
+/// So many of the records that are wanted: of each topic in turn the most urgent one, behind a topic and round again, so that
+/// none waits until others want nothing more. Returns the topic to go on behind, too.
+pub fn fair(wanted: &BTreeMap<String, Vec<(i32, i64)>>, behind: &str, max: usize) -> (BTreeMap<String, Vec<(i32, i64)>>, String) {
+    let rounds = wanted.values().map(Vec::len).max().unwrap_or(0);
+    let in_turn = || {
+        let later = wanted.range::<str, _>((Bound::Excluded(behind), Bound::Unbounded));
+        later.chain(wanted.range::<str, _>((Bound::Unbounded, Bound::Included(behind))))
+    };
+    let all = (0..rounds).flat_map(|round| in_turn().filter_map(move |(topic, at)| Some((topic, *at.get(round)?))));
+    let (mut chosen, mut last) = (BTreeMap::<String, Vec<(i32, i64)>>::new(), behind);
+    for (topic, at) in all.take(max) {
+        chosen.entry(topic.clone()).or_default().push(at);
+        last = topic;
+    }
+    (chosen, last.to_owned())
+}
+
 async fn read<K: Kafka>(kafka: &K, wanted: BTreeMap<String, Vec<(i32, i64)>>) -> BTreeMap<String, Vec<Read>> {
-    let (mut found, mut left) = (BTreeMap::new(), READS_MAX);
-    for (topic, mut at) in wanted {
-        at.truncate(left);
-        left -= at.len();
-        if !at.is_empty() {
-            found.insert(topic.clone(), kafka.first_records(topic, at).await);
-        }
+    let mut found = BTreeMap::new();
+    for (topic, at) in wanted {
+        found.insert(topic.clone(), kafka.first_records(topic, at).await);
     }
     found
 }

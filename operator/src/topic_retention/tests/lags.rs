@@ -10,7 +10,7 @@ use super::{
 };
 use crate::topic_retention::{
     governance::Topic,
-    observe::{Lags, Look, lags, observed},
+    observe::{Lags, Look, fair, lags, observed},
 };
 
 fn topic() -> Topic {
@@ -60,4 +60,20 @@ async fn groups_of_which_nothing_was_heard_may_be_anywhere() {
     assert_eq!(committed(&look(&world.kafka, &Lags::default()).await), None);
     world.kafka().hides_groups = false;
     assert!(committed(&look(&world.kafka, &Lags::default()).await).is_some());
+}
+
+#[test]
+fn every_topic_has_its_turn_to_be_read_however_much_others_want() {
+    let wanted: BTreeMap<String, Vec<(i32, i64)>> =
+        ["a", "b", "c"].iter().map(|topic| ((*topic).to_owned(), (0..12).map(|partition| (partition, 7)).collect())).collect();
+    let (chosen, behind) = fair(&wanted, "", 2);
+    assert_eq!((chosen.keys().map(String::as_str).collect::<Vec<_>>(), behind.as_str()), (vec!["a", "b"], "b"));
+    let (chosen, behind) = fair(&wanted, &behind, 2);
+    assert_eq!((chosen.keys().map(String::as_str).collect::<Vec<_>>(), behind.as_str()), (vec!["a", "c"], "a"));
+    // Topics that are gone leave their place to the next.
+    let (chosen, behind) = fair(&wanted, "bb", 4);
+    assert_eq!((&chosen["c"], &chosen["a"], behind.as_str()), (&vec![(0, 7), (1, 7)], &vec![(0, 7)], "c"));
+    let (chosen, behind) = fair(&wanted, "c", 100);
+    assert_eq!((chosen, behind.as_str()), (wanted, "c"));
+    assert_eq!(fair(&BTreeMap::new(), "c", 100), (BTreeMap::new(), "c".to_owned()));
 }
