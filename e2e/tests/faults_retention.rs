@@ -5,16 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use weir_e2e::audit::{WEEK_MS, anchor, download, set, until_kept, until_retention, verify};
-use weir_e2e::demo::watch::number;
+use weir_e2e::demo::watch::{number, text};
 use weir_e2e::faults::attempt::Fault;
 use weir_e2e::faults::inject::actions;
 use weir_e2e::faults::operator::{Place, in_its_place};
 use weir_e2e::faults::table::Table;
 use weir_e2e::fixture::Fixture;
 use weir_e2e::handles::{Component, Handles, Signal};
-use weir_e2e::retention::set_retention;
+use weir_e2e::retention::{floor, set_retention};
 
 const IDENTITY: &str = "fault-operator";
 /// Each lowering has a value of its own, by which the log is read.
@@ -46,6 +46,19 @@ impl Target<'_> {
     async fn lower(&mut self) -> anyhow::Result<()> {
         self.lowered += 1;
         set_retention(self.fixture, &self.topic, &(HOUR_MS + self.lowered).to_string()).await
+    }
+
+    /// Some writes come once, or when something changes.
+    async fn provoke(&self, fault: &Fault) -> anyhow::Result<()> {
+        if fault.point.starts_with("kube.create-floor") {
+            let floor = floor(self.fixture, &self.topic).await?;
+            self.fixture.cluster.kubectl(&["delete", "topicfloor", text(&floor, "/metadata/name")]).await?;
+        }
+        if fault.point.starts_with("kube.policy-status") {
+            let patch = json!({"spec": {"owners": {"contacts": [format!("#{}", self.lowered)]}}}).to_string();
+            self.fixture.kubectl(&["patch", "topicretentionpolicy", "events", "--type", "merge", "--patch", &patch]).await?;
+        }
+        Ok(())
     }
 
     async fn must_be_repaired(&self) -> anyhow::Result<()> {
@@ -118,6 +131,7 @@ async fn dies(fixture: &Fixture, place: &Place<'_>) -> anyhow::Result<()> {
     for _ in 0..ROUNDS_MAX {
         let mut left = Vec::new();
         for fault in open {
+            target.provoke(&fault).await?;
             target.lower().await?;
             let started = Instant::now();
             let has_fired = suffer(place, &fault).await?;
