@@ -19,13 +19,11 @@ use crate::wait;
 pub const WEEK_MS: &str = "604800000";
 const PREFIX: &str = "audit";
 
-/// A topic that keeps its records for a week, a policy that wants it so, and a cluster with an audit store in the test's
-/// bucket.
-pub async fn set(fixture: &Fixture) -> anyhow::Result<String> {
-    let (topic, cluster, secret) = (fixture.name("events"), fixture.name("kafka"), fixture.name("audit"));
-    fixture.cluster.kafka.create_topic(&topic, 1, &[("retention.ms", WEEK_MS)]).await?;
-    let environment = &fixture.cluster.environment;
-    let variable = |name| environment.get(name);
+/// A `KafkaCluster` with an audit store in the test's bucket, that lets the test's namespace govern the topics of a pattern.
+/// Returns its name.
+pub async fn govern(fixture: &Fixture, topics: &str) -> anyhow::Result<String> {
+    let (cluster, secret) = (fixture.name("kafka"), fixture.name("audit"));
+    let variable = |name| fixture.cluster.environment.get(name);
     let credentials = json!({
         "apiVersion": "v1", "kind": "Secret",
         "metadata": {"name": secret, "namespace": OPERATOR_NAMESPACE, "labels": {LABEL: fixture.namespace}},
@@ -42,10 +40,18 @@ pub async fn set(fixture: &Fixture) -> anyhow::Result<String> {
         "spec": {
             "bootstrapServers": [variable(names::KAFKA_BOOTSTRAP)?],
             "audit": {"bucket": fixture.bucket, "prefix": PREFIX, "s3": s3, "credentialsSecretRef": {"name": secret}},
-            "grants": [{"namespaces": [fixture.namespace], "topics": [format!("^{topic}$")], "verbs": ["Govern"]}],
+            "grants": [{"namespaces": [fixture.namespace], "topics": [topics], "verbs": ["Govern"]}],
         },
     });
     fixture.apply(&platform.to_string()).await?;
+    Ok(cluster)
+}
+
+/// A topic that keeps its records for a week, and a policy that wants it so.
+pub async fn set(fixture: &Fixture) -> anyhow::Result<String> {
+    let topic = fixture.name("events");
+    fixture.cluster.kafka.create_topic(&topic, 1, &[("retention.ms", WEEK_MS)]).await?;
+    let cluster = govern(fixture, &format!("^{topic}$")).await?;
     let policy = json!({
         "apiVersion": "weir.dev/v1alpha1", "kind": "TopicRetentionPolicy", "metadata": {"name": "events"},
         "spec": {

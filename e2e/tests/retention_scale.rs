@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
+use weir_e2e::audit;
 use weir_e2e::demo::watch::{condition, number, text};
-use weir_e2e::environment::names;
-use weir_e2e::fixture::{self, Fixture, LABEL, OPERATOR_NAMESPACE};
+use weir_e2e::fixture::{self, Fixture};
 use weir_e2e::novashop::random::Random;
 use weir_e2e::retention::{ago_ms, policy};
 use weir_e2e::scale::broker::{Broker, EARLIEST, Of};
@@ -109,30 +109,9 @@ async fn set(fixture: &Fixture, size: &Size, controls: &[String]) -> anyhow::Res
     Ok(traffic)
 }
 
-/// A cluster with an audit store in the test's bucket, and a policy over all topics but the controls.
+/// A cluster with an audit store, and a policy over all topics but the controls.
 async fn govern(fixture: &Fixture) -> anyhow::Result<()> {
-    let (cluster, secret) = (fixture.name("kafka"), fixture.name("audit"));
-    let variable = |name| fixture.cluster.environment.get(name);
-    let credentials = json!({
-        "apiVersion": "v1", "kind": "Secret",
-        "metadata": {"name": secret, "namespace": OPERATOR_NAMESPACE, "labels": {LABEL: fixture.namespace}},
-        "stringData": {
-            "aws-access-key-id": variable(names::AWS_ACCESS_KEY_ID)?,
-            "aws-secret-access-key": variable(names::AWS_SECRET_ACCESS_KEY)?,
-        },
-    });
-    fixture.cluster.apply(OPERATOR_NAMESPACE, &credentials.to_string()).await?;
-    let s3 = json!({"endpoint": variable(names::AWS_ENDPOINT_URL)?, "region": variable(names::AWS_REGION)?, "pathStyle": true});
-    let platform = json!({
-        "apiVersion": "weir.dev/v1alpha1", "kind": "KafkaCluster",
-        "metadata": {"name": cluster, "labels": {LABEL: fixture.namespace}},
-        "spec": {
-            "bootstrapServers": [variable(names::KAFKA_BOOTSTRAP)?],
-            "audit": {"bucket": fixture.bucket, "prefix": "audit", "s3": s3, "credentialsSecretRef": {"name": secret}},
-            "grants": [{"namespaces": [fixture.namespace], "topics": [format!("^{}-.*$", fixture.namespace)], "verbs": ["Govern"]}],
-        },
-    });
-    fixture.apply(&platform.to_string()).await?;
+    let cluster = audit::govern(fixture, &format!("^{}-.*$", fixture.namespace)).await?;
     let policy = json!({
         "apiVersion": "weir.dev/v1alpha1", "kind": "TopicRetentionPolicy", "metadata": {"name": "all"},
         "spec": {

@@ -1,5 +1,6 @@
 //! What a cluster's turns keep outside of this process: the audit log and the histories. A store that does not answer holds
-//! up no repair: topics are raised before, and each step here has its time.
+//! up no repair for longer than a moment: a term's first turn waits for what earlier ones left, every raise for its note, and
+//! all else comes after the raises; each step has its time.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod exceptions;
 mod fakes;
 mod keeping;
 mod lags;
