@@ -1,6 +1,6 @@
 //! From what was observed, what is remembered and what policies ask for to everything that is to be said of a topic.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use crate::{
     HOUR_MS, MINUTE_MS, Retention,
@@ -67,11 +67,21 @@ pub struct Assessment {
     pub wanted: Wanted,
     /// What weir raised and will take back, by key.
     pub raised: BTreeMap<String, Raised>,
-    /// Records whose timestamps are wanted, by partition and offset.
-    pub reads: Vec<(i32, i64)>,
+    /// Records whose timestamps are wanted, the most wanted first.
+    pub reads: Vec<WantedRead>,
     /// Bytes a millisecond of the partition that grows fastest.
     pub bytes_per_ms: Option<f64>,
     pub rules: Option<Rules>,
+}
+
+/// A record whose timestamp is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WantedRead {
+    pub partition: i32,
+    pub offset: i64,
+    /// Without it a lag is not known, or perhaps overstated. Other reads tell more exactly when records expire: every group that
+    /// is a little behind on a topic with traffic wants one, again and again.
+    pub urgent: bool,
 }
 
 /// From bad to good.
@@ -357,9 +367,9 @@ impl History {
     }
 
     /// Where only a record can tell: before the samples, of producers' timestamps, and at an end that may be markers only.
-    fn reads(&self, groups: &BTreeMap<String, GroupLag>, effective: Effective) -> Vec<(i32, i64)> {
+    fn reads(&self, groups: &BTreeMap<String, GroupLag>, effective: Effective) -> Vec<WantedRead> {
         let half_ms = effective.known().and_then(Retention::millis).map_or(i64::MAX, |ms| ms / 2);
-        let mut wanted: Vec<(i64, i32, i64)> = Vec::new();
+        let mut wanted: Vec<(i64, WantedRead)> = Vec::new();
         for (name, lag) in groups.iter().filter(|(_, g)| g.standing.counts()) {
             for (partition, p) in &lag.partitions {
                 let (Some(committed), Some(record), Some(least_ms)) = (p.committed, self.partitions.get(partition), p.behind.least_ms())
@@ -370,19 +380,19 @@ impl History {
                 let read = record.stamp(offset).is_some_and(|s| s.offset == offset);
                 let position = self.groups.get(name).and_then(|g| g.positions.get(partition));
                 let still = position.is_some_and(|p| self.observed_ms - p.moved_ms >= READ_FROM_BEHIND_MS);
-                let unsure = !p.behind.is_known() || p.expires == TimeLeft::Unknown;
                 let near = matches!(p.expires, TimeLeft::In(ms) if ms < half_ms);
                 let at_end = p.behind == (Behind::Known { ms: 0, by: lag::By::End });
-                if !read && !at_end && (unsure || (least_ms >= READ_FROM_BEHIND_MS && (still || near))) {
-                    wanted.push((least_ms, *partition, offset));
+                let urgent = !p.behind.is_known() || (least_ms >= READ_FROM_BEHIND_MS && (still || near));
+                if !read && !at_end && (urgent || p.expires == TimeLeft::Unknown) {
+                    wanted.push((least_ms, WantedRead { partition: *partition, offset, urgent }));
                 }
             }
         }
-        wanted.sort_unstable_by(|a, b| b.cmp(a));
-        let mut reads: Vec<(i32, i64)> = Vec::new();
-        for (_, partition, offset) in wanted {
-            if reads.len() < READS_MAX && !reads.contains(&(partition, offset)) {
-                reads.push((partition, offset));
+        wanted.sort_unstable_by_key(|(least_ms, read)| Reverse((read.urgent, *least_ms, read.partition, read.offset)));
+        let mut reads: Vec<WantedRead> = Vec::new();
+        for (_, read) in wanted {
+            if reads.len() < READS_MAX && !reads.iter().any(|it| (it.partition, it.offset) == (read.partition, read.offset)) {
+                reads.push(read);
             }
         }
         reads

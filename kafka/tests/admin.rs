@@ -376,11 +376,15 @@ async fn log_dirs_are_known_by_every_door() {
     };
     must_know_log_dirs(&config("KAFKA_BOOTSTRAP", KafkaSecurity::default(), None)).await;
     must_know_log_dirs(&config("KAFKA_SSL_BOOTSTRAP", security(KafkaProtocol::Tls, None), Some(&certificate))).await;
-    let scram = security(KafkaProtocol::SaslTls, Some(SaslMechanism::ScramSha512));
-    must_know_log_dirs(&config("KAFKA_SASL_BOOTSTRAP", scram.clone(), Some(&credentials))).await;
-
+    let mechanisms = [SaslMechanism::ScramSha256, SaslMechanism::ScramSha512];
+    let scram = mechanisms.map(|mechanism| security(KafkaProtocol::SaslTls, Some(mechanism)));
+    for scram in &scram {
+        must_know_log_dirs(&config("KAFKA_SASL_BOOTSTRAP", scram.clone(), Some(&credentials))).await;
+    }
     // Who is not let in finds no brokers either.
     std::fs::write(credentials.path().join("kafka-password"), "not-the-password").unwrap();
-    let wrong = Admin::new(&config("KAFKA_SASL_BOOTSTRAP", scram, Some(&credentials))).unwrap();
-    assert!(wrong.log_dirs(BTreeMap::new(), Duration::from_secs(5)).await.is_err());
+    for scram in scram {
+        let wrong = Admin::new(&config("KAFKA_SASL_BOOTSTRAP", scram, Some(&credentials))).unwrap();
+        assert!(wrong.log_dirs(BTreeMap::new(), Duration::from_secs(5)).await.is_err());
+    }
 }

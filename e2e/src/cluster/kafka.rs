@@ -31,6 +31,8 @@ pub const PROXY_ADDRESS: &str = "127.0.0.1";
 /// Its port.
 pub const PROXY_PORT: u16 = 19097;
 
+/// By which the SCRAM user may log in.
+const MECHANISMS: [&str; 2] = ["SCRAM-SHA-256", "SCRAM-SHA-512"];
 /// The SCRAM user.
 pub const USERNAME: &str = "weir";
 /// Its password; the broker cannot be reached from outside of this machine.
@@ -71,9 +73,10 @@ pub async fn start(site: &Site) -> Result<(), Error> {
     site.place.write(&configuration, &properties(site))?;
     let configuration = configuration.to_string_lossy().into_owned();
     let mut format = java(site, TOOL_OPTIONS, "kafka.tools.StorageTool");
-    let scram = format!("SCRAM-SHA-512=[name={USERNAME},password={PASSWORD}]");
     format.extend(["format", "--cluster-id", &new_cluster_id()?, "--config", &configuration].map(ToOwned::to_owned));
-    format.extend(["--add-scram".to_owned(), scram]);
+    for mechanism in MECHANISMS {
+        format.extend(["--add-scram".to_owned(), format!("{mechanism}=[name={USERNAME},password={PASSWORD}]")]);
+    }
     let program = format.remove(0);
     output_of(command(program, format), STEP_TIMEOUT)
         .await
@@ -139,9 +142,8 @@ ssl.keystore.location={pki}/kafka.pem
 ssl.truststore.type=PEM
 ssl.truststore.location={pki}/kafka-ca.crt
 ssl.client.auth=requested
-sasl.enabled.mechanisms=SCRAM-SHA-512
-listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=\
-org.apache.kafka.common.security.scram.ScramLoginModule required;
+sasl.enabled.mechanisms={mechanisms}
+{logins}
 # Whoever comes without an identity is trusted, and so are the one SCRAM user and the one certificate; tests make others, who may
 # do nothing at first.
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
@@ -160,5 +162,12 @@ log.segment.delete.delay.ms=1000
 ",
         state = site.place.layout.state().display(),
         pki = site.place.layout.pki().display(),
+        mechanisms = MECHANISMS.join(","),
+        logins = MECHANISMS.map(login).join("\n"),
     )
+}
+
+fn login(mechanism: &str) -> String {
+    let module = "org.apache.kafka.common.security.scram.ScramLoginModule";
+    format!("listener.name.sasl_ssl.{}.sasl.jaas.config={module} required;", mechanism.to_lowercase())
 }

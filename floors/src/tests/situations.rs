@@ -3,7 +3,7 @@
 use super::world::{BEGIN_MS, GROUP, World, lag};
 use crate::{
     Assessment, DAY_MS, HOUR_MS, MINUTE_MS, Retention, State,
-    assess::Unknown,
+    assess::{Unknown, WantedRead},
     config::{CLEANUP_POLICY, LOCAL_RETENTION_MS, REMOTE_STORAGE, RETENTION_BYTES, RETENTION_MS, TIMESTAMP_TYPE},
     findings::{Finding, Gap, GapCause},
     groups::Standing,
@@ -122,7 +122,7 @@ const CASES: &[Case] = &[
             w.keeps_up(HOUR_MS);
             w.pass(MINUTE_MS, MINUTE_MS, 1, 0);
             let asked = w.pass(HOUR_MS, MINUTE_MS, 0, 0);
-            assert_eq!(asked.reads, [(0, 60)], "weir must ask what is there");
+            assert_eq!(asked.reads, [WantedRead { partition: 0, offset: 60, urgent: true }], "weir must ask what is there");
             w.read(60, None);
             w.look()
         },

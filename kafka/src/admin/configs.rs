@@ -8,7 +8,7 @@ use std::{
 use super::{Admin, AdminError, Answers, REQUEST_TIMEOUT};
 use crate::native::{
     self, RequestError,
-    configs::{Of, describe},
+    configs::{Of, describe, in_unit_of},
 };
 
 const BEFORE_MAX: &str = "message.timestamp.before.max.ms";
@@ -131,6 +131,15 @@ impl BrokerConfig {
         let minutes: u64 = self.0.get("offsets.retention.minutes")?.parse().ok()?;
         Some(Duration::from_secs(minutes.saturating_mul(60)))
     }
+
+    /// `retention.ms` of topics that do not set it: of three settings the one of the finest unit counts.
+    pub fn retention_ms(&self) -> Option<String> {
+        let of = |unit| {
+            let name = format!("log.retention.{unit}");
+            in_unit_of("retention.ms", &name, self.0.get(&name)?.clone())
+        };
+        ["ms", "minutes", "hours"].into_iter().find_map(of)
+    }
 }
 
 impl<'a> FromIterator<(&'a str, &'a str)> for BrokerConfig {
@@ -241,6 +250,16 @@ mod tests {
         assert!(altered.keys().eq(["a", "b", "c", "d"]));
         let errors: Vec<_> = altered.into_values().map(Result::unwrap_err).collect();
         assert!(errors[..2].iter().all(wrong) && errors[2..].iter().all(timed_out), "{errors:?}");
+    }
+
+    #[test]
+    fn the_finest_unit_of_a_brokers_retention_counts() {
+        let broker = |entries: &[(&str, &str)]| entries.iter().copied().collect::<BrokerConfig>().retention_ms();
+        let (hours, minutes, ms) = (("log.retention.hours", "168"), ("log.retention.minutes", "90"), ("log.retention.ms", "-1"));
+        assert_eq!(broker(&[hours]).as_deref(), Some("604800000"));
+        assert_eq!(broker(&[hours, minutes]).as_deref(), Some("5400000"));
+        assert_eq!(broker(&[hours, minutes, ms]).as_deref(), Some("-1"));
+        assert_eq!(broker(&[]), None);
     }
 
     #[test]

@@ -188,7 +188,7 @@ unsafe fn sourced(entry: *const sys::rd_kafka_ConfigEntry_t) -> (String, Option<
 }
 
 /// Brokers may have `log.retention.hours` where topics have `retention.ms`. `None`: nobody knows how to read it.
-fn in_unit_of(key: &str, synonym: &str, value: String) -> Option<String> {
+pub(crate) fn in_unit_of(key: &str, synonym: &str, value: String) -> Option<String> {
     let factor: i64 = match synonym.rsplit('.').next() {
         Some("hours") => 3_600_000,
         Some("minutes") => 60_000,

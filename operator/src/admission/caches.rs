@@ -10,7 +10,7 @@ use kube::{
     Resource as _, ResourceExt as _,
     runtime::reflector::{ObjectRef, Store},
 };
-use weir_crds::{BackfillClass, KafkaCluster, TopicFloor, TopicRetentionPolicy};
+use weir_crds::{BackfillClass, BackfillJob, KafkaCluster, TopicFloor, TopicRetentionPolicy};
 use weir_floors::{Policy, spec};
 
 use crate::topic_retention::floor_name;
@@ -20,6 +20,7 @@ pub struct Caches {
     pub policies: Store<TopicRetentionPolicy>,
     pub clusters: Store<KafkaCluster>,
     pub classes: Store<BackfillClass>,
+    pub jobs: Store<BackfillJob>,
     /// By uid: the generation, and what it parses to, if it does.
     parsed: Mutex<HashMap<String, (i64, Option<Arc<Policy>>)>>,
 }
@@ -30,19 +31,21 @@ impl Caches {
         policies: Store<TopicRetentionPolicy>,
         clusters: Store<KafkaCluster>,
         classes: Store<BackfillClass>,
+        jobs: Store<BackfillJob>,
     ) -> Self {
-        Self { floors, policies, clusters, classes, parsed: Mutex::default() }
+        Self { floors, policies, clusters, classes, jobs, parsed: Mutex::default() }
     }
 
     /// Returns when all of them were filled.
     pub async fn filled(&self) -> bool {
-        let all = futures::join!(
+        let all = futures::try_join!(
             self.floors.wait_until_ready(),
             self.policies.wait_until_ready(),
             self.clusters.wait_until_ready(),
-            self.classes.wait_until_ready()
+            self.classes.wait_until_ready(),
+            self.jobs.wait_until_ready()
         );
-        all.0.is_ok() && all.1.is_ok() && all.2.is_ok() && all.3.is_ok()
+        all.is_ok()
     }
 
     pub fn clusters(&self) -> Vec<Arc<KafkaCluster>> {

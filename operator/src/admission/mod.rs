@@ -30,6 +30,7 @@ mod caches;
 mod certificates;
 mod exceptions;
 pub mod metrics;
+mod overlaps;
 mod own;
 mod review;
 pub mod rotation;
@@ -95,16 +96,18 @@ pub async fn serve(
     let (policies, policy_changes) = watched(Api::all(client.clone()));
     let (clusters, cluster_changes) = watched(Api::all(client.clone()));
     let (classes, class_changes) = watched(Api::all(client.clone()));
+    let (jobs, job_changes) = watched(Api::all(client.clone()));
     let changes = [
         floor_changes.map(drop).boxed(),
         policy_changes.map(drop).boxed(),
         cluster_changes.map(drop).boxed(),
         class_changes.map(drop).boxed(),
+        job_changes.map(drop).boxed(),
     ];
     let fill = select_all(changes).for_each(|()| async {});
     let (drain, is_draining) = watch::channel(false);
-    let webhooks =
-        Arc::new(Webhooks { caches: Caches::new(floors, policies, clusters, classes), metrics: Arc::clone(&metrics), is_draining });
+    let caches = Caches::new(floors, policies, clusters, classes, jobs);
+    let webhooks = Arc::new(Webhooks { caches, metrics: Arc::clone(&metrics), is_draining });
     let (loaded, mut has_loaded) = watch::channel(false);
     let follow = rotation::follow(client, namespace, controllers::watch(), serving, metrics, || _ = loaded.send_replace(true));
     let ready = async {

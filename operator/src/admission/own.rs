@@ -18,7 +18,7 @@ use weir_floors::{
 
 use super::{
     caches::{Caches, name},
-    exceptions,
+    exceptions, overlaps,
     review::{Judged, Request},
 };
 use crate::backfill_class;
@@ -53,16 +53,14 @@ impl Kind {
 /// Judges what is to be there after a change.
 pub fn judge_own(kind: Kind, request: &Request, caches: &Caches, now: Timestamp) -> Judged {
     match kind {
-        Kind::BackfillJob => checked::<BackfillJob>(request, |job| self::job(job, caches)),
+        Kind::BackfillJob => {
+            warned(checked::<BackfillJob>(request, |job| self::job(job, caches)), request, |job| overlaps::of(job, caches))
+        }
         Kind::BackfillClass => checked::<BackfillClass>(request, |class| self::class(class, caches)),
         Kind::KafkaCluster => checked::<KafkaCluster>(request, |cluster| validate::kafka_cluster(&cluster.spec)),
         Kind::RetentionException => {
-            let mut judged = checked::<RetentionException>(request, |it| exceptions::faults(it, caches, now));
-            if judged.refusals.is_empty() {
-                judged.warnings =
-                    request.object.as_ref().and_then(|it| read(it).ok()).map_or_else(Vec::new, |it| exceptions::idle(&it, caches));
-            }
-            judged
+            let judged = checked::<RetentionException>(request, |it| exceptions::faults(it, caches, now));
+            warned(judged, request, |it| exceptions::idle(it, caches))
         }
         Kind::TopicRetentionPolicy => {
             let mut judged = checked::<TopicRetentionPolicy>(request, |p| spec::policy(&name(p), &p.spec).err().unwrap_or_default());
@@ -87,6 +85,14 @@ where
     let before = request.old_object.as_ref().and_then(|old| read::<K>(old).ok()).map(|old| faults(&old)).unwrap_or_default();
     let fresh = faults(&new).into_iter().filter(|fault| !before.contains(fault));
     Judged { refusals: fresh.map(|fault| fault.to_string()).collect(), warnings: Vec::new() }
+}
+
+/// Adds what is worth saying of an object that passes.
+fn warned<K: DeserializeOwned>(judged: Judged, request: &Request, warnings: impl Fn(&K) -> Vec<String>) -> Judged {
+    match request.object.as_ref().and_then(|object| read(object).ok()) {
+        Some(new) if judged.refusals.is_empty() => Judged { warnings: warnings(&new), ..judged },
+        Some(_) | None => judged,
+    }
 }
 
 fn read<K: DeserializeOwned>(object: &Value) -> Result<K, serde_json::Error> {

@@ -15,7 +15,9 @@ use weir_crds::{
 use weir_floors::observed::{Read, Stamp};
 use weir_kafka::{
     Admin, AdminError, KafkaConfig, LogDirs, RequestError, TopicConfig, TopicDescription,
-    admin::{Answers, CommittedOffsets, ConfigChange, GroupDescription, GroupList, OffsetSpec, PartitionOffset, TopicPartition},
+    admin::{
+        Answers, BrokerConfig, CommittedOffsets, ConfigChange, GroupDescription, GroupList, OffsetSpec, PartitionOffset, TopicPartition,
+    },
     range::{Isolation, Range, RangeError, Reader},
 };
 
@@ -45,8 +47,8 @@ pub trait Kafka: Send + Sync + 'static {
     fn groups(&self) -> impl Future<Output = Result<GroupList, AdminError>> + Send;
     fn describe_groups(&self, groups: BTreeSet<String>) -> impl Future<Output = Result<Answers<GroupDescription>, AdminError>> + Send;
     fn committed(&self, groups: BTreeSet<String>) -> impl Future<Output = Result<Answers<CommittedOffsets>, AdminError>> + Send;
-    /// For how long brokers keep the offsets of a group without members; `None`: this identity may not know.
-    fn offsets_retention(&self) -> impl Future<Output = Result<Option<Duration>, AdminError>> + Send;
+    /// The settings of one of the brokers, which are taken for those of all; `None`: this identity may not know them.
+    fn broker_config(&self) -> impl Future<Output = Result<Option<BrokerConfig>, AdminError>> + Send;
     /// The first record at or after each offset of a topic; what cannot be read is left out.
     fn first_records(&self, topic: String, at: Vec<(i32, i64)>) -> impl Future<Output = Vec<Read>> + Send;
     /// How large the logs of partitions are, and how full the brokers' disks.
@@ -127,10 +129,10 @@ impl Kafka for Connection {
         self.admin.committed_offsets(groups, WITHIN).await
     }
 
-    async fn offsets_retention(&self) -> Result<Option<Duration>, AdminError> {
+    async fn broker_config(&self) -> Result<Option<BrokerConfig>, AdminError> {
         let cluster = self.admin.cluster().await?;
         let Some(broker) = cluster.brokers.first() else { return Ok(None) };
-        Ok(self.admin.broker_config(broker.id).await?.and_then(|config| config.offsets_retention()))
+        self.admin.broker_config(broker.id).await
     }
 
     async fn first_records(&self, topic: String, at: Vec<(i32, i64)>) -> Vec<Read> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::task::JoinSet;
 use weir_crds::{TopicFloor, topic_retention_policy::TopicRetentionPolicyStatus};
-use weir_floors::{History, config::TopicConfig, history::LOOK_BACK_DEFAULT_MS, status::Shown};
+use weir_floors::{History, assess::WantedRead, config::TopicConfig, history::LOOK_BACK_DEFAULT_MS, status::Shown};
 use weir_kafka::AdminError;
 
 use super::{
@@ -41,7 +41,7 @@ pub struct TopicMemory {
     pub history: History,
     config: Option<(i64, TopicConfig)>,
     /// Records whose times the next look should read.
-    pub reads: Vec<(i32, i64)>,
+    pub reads: Vec<WantedRead>,
     /// Whether there is a `TopicFloor`.
     pub exists: bool,
     /// What was last written to it, and when.
@@ -116,7 +116,7 @@ impl Memory {
         self.topics.iter().filter(|(_, t)| t.history.is_governed()).map(|(name, _)| name.clone()).collect()
     }
 
-    pub fn reads(&self) -> BTreeMap<String, Vec<(i32, i64)>> {
+    pub fn reads(&self) -> BTreeMap<String, Vec<WantedRead>> {
         self.topics.iter().filter(|(_, t)| !t.reads.is_empty()).map(|(name, t)| (name.clone(), t.reads.clone())).collect()
     }
 }

@@ -7,12 +7,13 @@ use std::{
 
 use weir_crds::contract::result::error_chain;
 use weir_floors::{
-    config::{Setting, Source, TopicConfig},
+    assess::WantedRead,
+    config::{RETENTION_MS, Setting, Source, TopicConfig},
     observed::{GroupSeen, GroupState, Log, Observed, Read, Storage},
 };
 use weir_kafka::{
     AdminError, LogDirs, PartitionDescription,
-    admin::{self, Answers, CommittedOffsets, ConfigSource, GroupDescription, OffsetSpec, TopicPartition},
+    admin::{self, Answers, BrokerConfig, CommittedOffsets, ConfigSource, GroupDescription, OffsetSpec, TopicPartition},
 };
 
 use super::{
@@ -62,7 +63,7 @@ pub struct Lags {
     groups: Option<BTreeMap<String, Groups>>,
     /// Groups that have said at some time what they have committed.
     heard_of: BTreeSet<String>,
-    offsets_retention_ms: Option<i64>,
+    brokers: Brokers,
     /// Of the fullest disk; `None`: some disk is not known.
     used_percent: Option<u32>,
     reads: BTreeMap<String, Vec<Read>>,
@@ -70,12 +71,28 @@ pub struct Lags {
     read_to: String,
 }
 
+/// What brokers do where nobody says otherwise, as far as this identity may know.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Brokers {
+    /// For how long they keep the offsets of a group without members.
+    offsets_retention_ms: Option<i64>,
+    /// `retention.ms` of topics that do not set it.
+    retention_ms: Option<String>,
+}
+
+impl Brokers {
+    fn of(config: &BrokerConfig) -> Self {
+        let offsets_retention_ms = config.offsets_retention().map(|kept| i64::try_from(kept.as_millis()).unwrap_or(i64::MAX));
+        Self { offsets_retention_ms, retention_ms: config.retention_ms() }
+    }
+}
+
 /// What one look at the lags begins with.
 #[derive(Clone, Debug, Default)]
 pub struct Look {
     pub topics: BTreeMap<String, Topic>,
     /// Records whose times are wanted, by topic.
-    pub reads: BTreeMap<String, Vec<(i32, i64)>>,
+    pub reads: BTreeMap<String, Vec<WantedRead>>,
     pub before: Lags,
     pub now_ms: i64,
 }
@@ -88,7 +105,7 @@ pub async fn lags<K: Kafka>(kafka: &K, look: Look) -> Result<Lags, AdminError> {
     let (chosen, read_to) = fair(&look.reads, &look.before.read_to, READS_MAX);
     let reads = read(kafka, chosen).await;
     let starts = kafka.offsets(every_partition(&look.topics, OffsetSpec::Earliest)).await?;
-    let (listed, offsets_retention) = futures::join!(kafka.groups(), kafka.offsets_retention());
+    let (listed, broker) = futures::join!(kafka.groups(), kafka.broker_config());
     let listed = listed?;
     let names: BTreeSet<String> = listed.groups.iter().filter(|(_, s)| **s != admin::GroupState::Dead).map(|(g, _)| g.clone()).collect();
     let (described, committed, ends, log_dirs) = futures::join!(
@@ -109,24 +126,27 @@ pub async fn lags<K: Kafka>(kafka: &K, look: Look) -> Result<Lags, AdminError> {
         groups,
         heard_of,
         used_percent: log_dirs.used_percent(),
-        offsets_retention_ms: offsets_retention.ok().flatten().map(|kept| i64::try_from(kept.as_millis()).unwrap_or(i64::MAX)),
+        brokers: broker.map_or(look.before.brokers, |config| config.as_ref().map(Brokers::of).unwrap_or_default()),
         reads,
         read_to,
     })
 }
 
-/// So many of the records that are wanted: of each topic in turn the most urgent one, behind a topic and round again, so that
-/// none waits until others want nothing more. Returns the topic to go on behind, too.
-pub fn fair(wanted: &BTreeMap<String, Vec<(i32, i64)>>, behind: &str, max: usize) -> (BTreeMap<String, Vec<(i32, i64)>>, String) {
+/// So many of the records that are wanted, the urgent ones before the others: of each topic in turn one, behind a topic and
+/// round again, so that none waits until others want nothing more. Returns the topic to go on behind, too.
+pub fn fair(wanted: &BTreeMap<String, Vec<WantedRead>>, behind: &str, max: usize) -> (BTreeMap<String, Vec<(i32, i64)>>, String) {
     let rounds = wanted.values().map(Vec::len).max().unwrap_or(0);
     let in_turn = || {
         let later = wanted.range::<str, _>((Bound::Excluded(behind), Bound::Unbounded));
         later.chain(wanted.range::<str, _>((Bound::Unbounded, Bound::Included(behind))))
     };
-    let all = (0..rounds).flat_map(|round| in_turn().filter_map(move |(topic, at)| Some((topic, *at.get(round)?))));
+    let one = |urgent, round| {
+        move |(topic, reads): (_, &Vec<WantedRead>)| Some((topic, *reads.iter().filter(|r| r.urgent == urgent).nth(round)?))
+    };
+    let of = |urgent| (0..rounds).flat_map(move |round| in_turn().filter_map(one(urgent, round)));
     let (mut chosen, mut last) = (BTreeMap::<String, Vec<(i32, i64)>>::new(), behind);
-    for (topic, at) in all.take(max) {
-        chosen.entry(topic.clone()).or_default().push(at);
+    for (topic, read) in of(true).chain(of(false)).take(max) {
+        chosen.entry(topic.clone()).or_default().push((read.partition, read.offset));
         last = topic;
     }
     (chosen, last.to_owned())
@@ -206,7 +226,9 @@ fn by_topic(
 
 /// `None`: that of some partition is not known.
 fn of_topic(topic: &str, offsets: &CommittedOffsets) -> Option<BTreeMap<i32, i64>> {
-    let on_topic = offsets.iter().filter(|(at, _)| at.topic == topic);
+    // A group may be on thousands of topics.
+    let at = |partition| TopicPartition { topic: topic.to_owned(), partition };
+    let on_topic = offsets.range(at(i32::MIN)..=at(i32::MAX));
     on_topic.map(|(at, offset)| Some((at.partition, *offset.as_ref().ok()?))).collect()
 }
 
@@ -217,6 +239,14 @@ const fn state(state: admin::GroupState) -> GroupState {
         admin::GroupState::Empty | admin::GroupState::Dead => GroupState::Empty,
         admin::GroupState::Unknown => GroupState::Unknown,
     }
+}
+
+/// Beside a topic's own `retention.ms` brokers do not say what they have built in; about themselves they do.
+fn with_default(mut config: TopicConfig, retention_ms: Option<&String>) -> TopicConfig {
+    if let Some(setting) = config.get_mut(RETENTION_MS) {
+        setting.inherited = setting.inherited.take().or_else(|| retention_ms.cloned());
+    }
+    config
 }
 
 /// One topic as it was observed. `lags`: the last look, which may be older than the configuration.
@@ -231,12 +261,12 @@ pub fn observed(
     let known = lags.partitions.get(name);
     Observed {
         topic_id: topic.description.id.clone(),
-        config,
+        config: config.map(|config| with_default(config, lags.brokers.retention_ms.as_ref())),
         config_is_fresh,
         offsets_at_ms: if known.is_some() { lags.asked_ms } else { 0 },
         partitions: known.cloned().unwrap_or_default(),
         groups: lags.groups.as_ref().and_then(|groups| groups.get(name)).cloned(),
-        offsets_retention_ms: lags.offsets_retention_ms,
+        offsets_retention_ms: lags.brokers.offsets_retention_ms,
         storage: Storage { used_percent: lags.used_percent, max_used_percent },
         reads: lags.reads.get(name).cloned().unwrap_or_default(),
     }

@@ -210,6 +210,34 @@ fn what_may_still_come_is_waited_for_and_a_draft_need_not_be_granted() {
 }
 
 #[test]
+fn jobs_about_the_same_time_of_a_topic_are_told_of() {
+    let mut world = platform();
+    let other = object(
+        "BackfillJob",
+        "other",
+        laid_over(&job(), &json!({"window": {"start": "2026-11-03T06:30:00Z", "end": "2026-11-03T09:00:00Z"}})),
+    );
+    world.jobs = vec![other.clone(), object("BackfillJob", "one", job())];
+    let ask = |world: &World, over: Value| world.ask(&own("BackfillJob", None, &object("BackfillJob", "one", laid_over(&job(), &over))));
+    let Answered { message, warnings } = ask(&world, json!({}));
+    assert_eq!(message, None);
+    let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+    for said in
+        ["BackfillJob growth/other (Pending)", "topic app_events", "from 2026-11-03T06:30:00Z to 2026-11-03T07:00:00Z", "spec.window"]
+    {
+        assert!(warning.contains(said), "{said:?} is not in {warning:?}");
+    }
+    ask(&world, json!({"window": {"end": "2026-11-03T06:30:00Z"}})).passes_in_silence("it ends as the other begins");
+    let mut sink = job()["sinks"][0].clone();
+    sink["kafka"]["topic"] = "app_clicks".into();
+    ask(&world, json!({"sinks": [sink]})).passes_in_silence("another topic");
+    world.jobs[0]["spec"]["suspend"] = true.into();
+    ask(&world, json!({})).passes_in_silence("a draft publishes nothing");
+    world.jobs[0]["status"] = json!({"phase": "Suspended", "run": {"id": "", "generation": 1, "uri": "", "digest": ""}});
+    assert_eq!(ask(&world, json!({})).warnings.len(), 1, "one that has begun does");
+}
+
+#[test]
 fn what_cannot_be_read_and_what_is_not_judged_here_is_refused() {
     let world = platform();
     world

@@ -31,6 +31,7 @@ pub struct World {
     pub policies: Vec<Value>,
     pub clusters: Vec<Value>,
     pub classes: Vec<Value>,
+    pub jobs: Vec<Value>,
 }
 
 fn store<K>(objects: &[Value]) -> Store<K>
@@ -95,7 +96,8 @@ impl World {
     }
 
     pub fn caches(&self) -> Caches {
-        Caches::new(store::<TopicFloor>(&self.floors), store(&self.policies), store(&self.clusters), store(&self.classes))
+        let floors = store::<TopicFloor>(&self.floors);
+        Caches::new(floors, store(&self.policies), store(&self.clusters), store(&self.classes), store(&self.jobs))
     }
 
     pub fn webhooks(&self, is_draining: watch::Receiver<bool>) -> Arc<Webhooks> {

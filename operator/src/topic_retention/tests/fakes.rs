@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use http::{Method, Request, Response};
@@ -13,7 +12,8 @@ use weir_floors::observed::Read;
 use weir_kafka::{
     AdminError, LogDir, LogDirs, LogDirsError, PartitionDescription, RequestError, TopicConfig, TopicDescription,
     admin::{
-        Answers, CommittedOffsets, ConfigChange, GroupDescription, GroupList, GroupState, OffsetSpec, PartitionOffset, TopicPartition,
+        Answers, BrokerConfig, CommittedOffsets, ConfigChange, GroupDescription, GroupList, GroupState, OffsetSpec, PartitionOffset,
+        TopicPartition,
     },
 };
 
@@ -40,6 +40,8 @@ pub struct FakeCluster {
     pub hides_configs: bool,
     /// A broker that was not heard when groups were listed.
     pub hides_groups: bool,
+    /// No broker says what it is set to.
+    pub hides_broker: bool,
     /// The timestamp of every record.
     pub stamp_ms: Option<i64>,
     /// Of its only disk; `None`: it may not be looked at.
@@ -116,8 +118,10 @@ impl Kafka for FakeKafka {
         })
     }
 
-    async fn offsets_retention(&self) -> Result<Option<Duration>, AdminError> {
-        self.ask("broker", |_| Some(Duration::from_secs(7 * 86_400)))
+    async fn broker_config(&self) -> Result<Option<BrokerConfig>, AdminError> {
+        let settings = [("offsets.retention.minutes", "10080"), ("log.retention.hours", "168")];
+        self.ask("broker", |c| if c.hides_broker { Err(RequestError::NoAnswer) } else { Ok(Some(settings.into_iter().collect())) })?
+            .map_err(AdminError::DescribeCluster)
     }
 
     async fn first_records(&self, _: String, at: Vec<(i32, i64)>) -> Vec<Read> {

@@ -2,6 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use weir_floors::{
+    assess::WantedRead,
+    config::{RETENTION_MS, Setting, Source, TopicConfig},
+};
 use weir_kafka::{PartitionDescription, TopicDescription};
 
 use super::{
@@ -62,10 +66,30 @@ async fn groups_of_which_nothing_was_heard_may_be_anywhere() {
     assert!(committed(&look(&world.kafka, &Lags::default()).await).is_some());
 }
 
+/// What a topic of an hour would have without it.
+fn inherited(lags: &Lags, said: Option<&str>) -> Option<String> {
+    let setting = Setting { value: "3600000".into(), source: Source::Topic, inherited: said.map(str::to_owned) };
+    let config: TopicConfig = [(RETENTION_MS.to_owned(), setting)].into();
+    observed(TOPIC, &topic(), Some(config), true, lags, 100).config.unwrap().remove(RETENTION_MS).unwrap().inherited
+}
+
+#[tokio::test]
+async fn a_brokers_own_default_counts_where_nothing_is_said_beside_the_topics() {
+    let world = World::new("Audit");
+    assert_eq!(inherited(&Lags::default(), None), None, "no broker was asked yet");
+    let first = look(&world.kafka, &Lags::default()).await;
+    assert_eq!(inherited(&first, None).as_deref(), Some("604800000"));
+    assert_eq!(inherited(&first, Some("7200000")).as_deref(), Some("7200000"));
+    // A broker that is silent for once has not changed its mind.
+    world.kafka().hides_broker = true;
+    let second = look(&world.kafka, &first).await;
+    assert_eq!(inherited(&second, None), inherited(&first, None));
+}
+
 #[test]
 fn every_topic_has_its_turn_to_be_read_however_much_others_want() {
-    let wanted: BTreeMap<String, Vec<(i32, i64)>> =
-        ["a", "b", "c"].iter().map(|topic| ((*topic).to_owned(), (0..12).map(|partition| (partition, 7)).collect())).collect();
+    let every = |urgent| (0..12).map(|partition| WantedRead { partition, offset: 7, urgent }).collect();
+    let mut wanted: BTreeMap<String, Vec<WantedRead>> = ["a", "b", "c"].iter().map(|topic| ((*topic).to_owned(), every(false))).collect();
     let (chosen, behind) = fair(&wanted, "", 2);
     assert_eq!((chosen.keys().map(String::as_str).collect::<Vec<_>>(), behind.as_str()), (vec!["a", "b"], "b"));
     let (chosen, behind) = fair(&wanted, &behind, 2);
@@ -74,6 +98,10 @@ fn every_topic_has_its_turn_to_be_read_however_much_others_want() {
     let (chosen, behind) = fair(&wanted, "bb", 4);
     assert_eq!((&chosen["c"], &chosen["a"], behind.as_str()), (&vec![(0, 7), (1, 7)], &vec![(0, 7)], "c"));
     let (chosen, behind) = fair(&wanted, "c", 100);
-    assert_eq!((chosen, behind.as_str()), (wanted, "c"));
+    assert_eq!((chosen.values().map(Vec::len).collect::<Vec<_>>(), behind.as_str()), (vec![12; 3], "c"));
+    // What is urgent does not wait for the others, wherever it is.
+    wanted.insert("d".into(), every(true));
+    let (chosen, _) = fair(&wanted, "d", 14);
+    assert_eq!((chosen["d"].len(), &chosen["a"], &chosen["b"], chosen.get("c")), (12, &vec![(0, 7)], &vec![(0, 7)], None));
     assert_eq!(fair(&BTreeMap::new(), "c", 100), (BTreeMap::new(), "c".to_owned()));
 }
