@@ -31,8 +31,9 @@ const OLD_RECORDS: usize = 3;
 /// Every partition gets a record within it, which closes the segment of the old ones.
 const CLOSED: Duration = Duration::from_secs(60);
 const KNOWN: Duration = Duration::from_secs(600);
-/// A rate is known after ten minutes, and each topic is written once more with it; what was lost is drafted before.
-const SETTLED: Duration = Duration::from_secs(900);
+/// A rate is known after ten minutes, and headroom when some records of each topic were read; each topic is written once more with
+/// them. What was lost is drafted before.
+const SETTLED: Duration = Duration::from_secs(1800);
 /// The last of these writes.
 const WRITTEN: Duration = Duration::from_secs(60);
 const SEED: u64 = 5;
@@ -143,10 +144,14 @@ async fn until_known(fixture: &Fixture, size: &Size) -> anyhow::Result<()> {
     Ok(wait::until("the policy counts them", KNOWN, is_counted).await?)
 }
 
-/// Weir has said everything that there is to say: how fast each topic grows comes last.
+/// Weir has said everything that there is to say: how fast each topic grows, and how much time groups have, come last.
 async fn until_settled(fixture: &Fixture, size: &Size) -> anyhow::Result<()> {
-    let has_rate = |_: &str, floor: &Value| floor.pointer("/status/standing/bytesPerSecond").is_some();
-    until_all_shown(fixture, size.topics, "every topic's rate is known", SETTLED, has_rate).await?;
+    let begun = Instant::now();
+    let is_known = |_: &str, floor: &Value| {
+        floor.pointer("/status/standing/bytesPerSecond").is_some() && !matches!(text(floor, "/status/headroom"), "" | "Unknown")
+    };
+    until_all_shown(fixture, size.topics, "every topic's rate and headroom are known", SETTLED, is_known).await?;
+    say(&format!("everything is known {:.0} s later", begun.elapsed().as_secs_f64()));
     tokio::time::sleep(WRITTEN).await;
     Ok(())
 }

@@ -7,10 +7,10 @@ use crate::{
     config::Keys,
     exceptions::{Exception, enforced},
     findings::{Detect, Finding, Gap, time_to_loss},
-    floor::Floor,
+    floor::{Floor, Reason},
     groups::{GroupRecord, Standing, worst},
     history::History,
-    lag::{self, Behind, Effective, LagUnknown, RetentionUnknown, TimeLeft},
+    lag::{self, Behind, Effective, LagUnknown, Limit, RetentionUnknown, TimeLeft},
     losses::Loss,
     observed::{Log, Observed},
     peaks::Peak,
@@ -167,10 +167,8 @@ impl History {
             None => Err(RetentionUnknown::Config),
             Some(config) => Keys::observed(config).map_err(|e| RetentionUnknown::Value(e.key())),
         };
-        if let Some(rules) = Rules::of(governance.policies) {
-            self.rules = Some(rules);
-        }
-        self.observe(seen, keys.as_ref().ok());
+        self.ask(governance.policies, now_ms);
+        self.observe(seen, keys.as_ref().ok(), now_ms);
         self.retire(seen, governance.policies, now_ms);
 
         let bytes_per_ms = self.bytes_per_ms(seen);
@@ -218,18 +216,25 @@ impl History {
         let Some(floor) = self.floor(governance.policies, rules, governance.holds, now_ms) else {
             // The last floor has lived on for the look-back.
             (self.rules, it.rules) = (None, None);
+            self.asked.clear();
             return;
         };
         let needed = needed_now(governance.policies, groups);
         let (enforced, exception) = enforced(floor.retention, governance.exceptions, needed, now_ms);
         it.exception = exception.map(|e| format!("{}: {}", e.name, e.reason));
         it.enforced = Some(enforced);
-        let below_floor = below(it.effective, round.keys.as_ref(), enforced).is_some();
+        let firm = floor.demands.iter().find(|demand| demand.reason != Reason::UnknownLag);
+        let size_enforced = enforced.min(firm.map_or(Retention::Millis(0), |demand| demand.retention));
+        let short = below(it.effective, round.keys.as_ref(), enforced, size_enforced);
+        let mut below_floor = short.is_some();
         if let (Some(config), Some(keys)) = (&seen.config, &round.keys) {
             self.accept(config, keys, it.effective, floor.retention, now_ms);
+            // Nobody may be able to say what a lower limit of size comes to.
+            let guards_size = rules.protect.retention_bytes && enforced >= floor.retention;
+            below_floor |= guards_size && self.kept.is_some_and(|kept| kept.is_size_above(keys));
             self.witness(seen, below_floor);
         }
-        it.findings = self.findings(it, round, &floor, enforced, rules);
+        it.findings = self.findings(it, round, &floor, short.map(|to| (to, enforced)), rules);
         let counts = |gap: &Gap| it.groups.get(&gap.group).is_none_or(|g| g.standing.counts());
         it.losses = self.losses(counts, below_floor, now_ms);
         if let (Some(config), Some(keys)) = (&seen.config, &round.keys) {
@@ -240,6 +245,8 @@ impl History {
                 bytes_per_ms: it.bytes_per_ms,
                 enforced,
                 floor: floor.retention,
+                size_enforced,
+                held: self.held.is_some(),
                 groups: counting(&it.groups).collect(),
                 all_known: it.unknown.is_empty(),
                 storage: seen.storage,
@@ -252,11 +259,19 @@ impl History {
         it.floor = Some(floor);
     }
 
-    fn findings(&self, it: &Assessment, round: &Round<'_>, floor: &Floor, enforced: Retention, rules: &Rules) -> Vec<Finding> {
+    /// `short`: what records are kept for, and what is enforced, where that is more.
+    fn findings(
+        &self,
+        it: &Assessment,
+        round: &Round<'_>,
+        floor: &Floor,
+        short: Option<(Retention, Retention)>,
+        rules: &Rules,
+    ) -> Vec<Finding> {
         let mut all = Vec::new();
-        if let Some(to) = below(it.effective, round.keys.as_ref(), enforced) {
+        if let Some((to, floor)) = short {
             let from = self.kept.map(|k| k.retention).filter(|from| *from > to);
-            all.push(Finding::BelowFloor { from, to, floor: enforced });
+            all.push(Finding::BelowFloor { from, to, floor });
         }
         if let Some(wanted) = floor.capped_from {
             all.push(Finding::FloorCapped { wanted, maximum: rules.maximum });
@@ -399,9 +414,14 @@ impl History {
     }
 }
 
-/// What records are kept for, where that is less than what is enforced.
-fn below(effective: Effective, keys: Option<&Keys>, enforced: Retention) -> Option<Retention> {
-    effective.known().or(keys.map(|k| k.retention_ms)).filter(|to| *to < enforced)
+/// What records are kept for, where that is less than what is enforced, of times or of sizes.
+fn below(effective: Effective, keys: Option<&Keys>, enforced: Retention, size_enforced: Retention) -> Option<Retention> {
+    let by_size = match effective {
+        Effective::Known { retention, by: Limit::Size } => Some(retention).filter(|to| *to < size_enforced),
+        Effective::Known { by: Limit::Compacted, .. } => return None,
+        Effective::Known { by: Limit::Time, .. } | Effective::Unknown(_) => None,
+    };
+    by_size.or(keys.map(|k| k.retention_ms).filter(|to| *to < enforced))
 }
 
 fn counting(groups: &BTreeMap<String, GroupLag>) -> impl Iterator<Item = &GroupLag> {

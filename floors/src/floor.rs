@@ -69,7 +69,7 @@ struct Asked {
 impl History {
     /// `None`: nobody asks for anything, nor did within the look-back. `held` is what there was when lag became unknown.
     pub(crate) fn floor(&self, policies: &[&Policy], rules: &Rules, holds: &[Hold], now_ms: i64) -> Option<Floor> {
-        let policies = binding(policies);
+        let policies = self.bound_by(policies);
         let mut asked: Vec<Asked> = policies.iter().flat_map(|p| self.asked_by(p, now_ms)).collect();
         let mut add = |reason, uncapped: Retention| {
             asked.push(Asked { demand: Demand { retention: uncapped.min(rules.maximum), reason }, uncapped });
@@ -90,6 +90,12 @@ impl History {
         demands.sort_by_key(|d| std::cmp::Reverse(d.retention));
         let retention = demands.first()?.retention;
         Some(Floor { retention, demands, capped_from: (uncapped > retention).then_some(uncapped) })
+    }
+
+    /// Whose floors count: while any policy binds, or lives on, nobody's who may only look.
+    fn bound_by<'a>(&self, policies: &[&'a Policy]) -> Vec<&'a Policy> {
+        let binding = binding(policies);
+        if self.asked.is_empty() { binding } else { binding.into_iter().filter(|policy| policy.governs()).collect() }
     }
 
     fn asked_by(&self, policy: &Policy, now_ms: i64) -> Vec<Asked> {
@@ -121,7 +127,7 @@ impl History {
     /// Keeps in mind what the policies ask for now. Peaks are left out, having a memory of their own; so are holds, which
     /// end when they end.
     pub(crate) fn remember(&mut self, policies: &[&Policy], behind: impl Fn(&str) -> Option<Behind>, rules: &Rules, now_ms: i64) {
-        let asked = binding(policies).into_iter().map(|policy| {
+        let asked = self.bound_by(policies).into_iter().map(|policy| {
             let lag = self.counting(policy, now_ms).filter_map(|(name, _)| behind(name)?.least_ms()).max().unwrap_or(0);
             let lag = round_up_ms(share_ms(lag, policy.floor.lag_multiplier_percent));
             let ms = policy.floor.minimum_ms.max(policy.floor.downtime_allowance_ms).max(lag);

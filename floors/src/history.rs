@@ -14,7 +14,7 @@ use crate::{
     losses::Incident,
     observed::{Log, Observed},
     peaks::Peaks,
-    policy::Rules,
+    policy::{Policy, Rules},
     record::PartitionRecord,
     series::{Arrival, Series},
     verdict::Repair,
@@ -37,7 +37,10 @@ pub struct History {
     pub(crate) groups: BTreeMap<String, GroupRecord>,
     /// What policies asked for, hour by hour: a floor does not fall before the look-back.
     pub(crate) floors: Peaks<Retention>,
-    /// The last policies, for as long as their floors live on.
+    /// What policies that bind have asked for, by name, for as long as the floors of those that are gone live on.
+    #[serde(default)]
+    pub(crate) asked: BTreeMap<String, Asked>,
+    /// All of that together; without any, of policies that only look, or of the last ones.
     pub(crate) rules: Option<Rules>,
     /// What there was before anybody lowered it below the floor.
     pub(crate) kept: Option<Kept>,
@@ -54,6 +57,15 @@ pub struct History {
     pub(crate) repair: Option<Repair>,
 }
 
+/// What a policy asked for when it was last there.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Asked {
+    pub rules: Rules,
+    /// Until then its floor lives on.
+    pub until_ms: i64,
+}
+
 impl History {
     pub fn new(topic_id: impl Into<String>) -> Self {
         Self {
@@ -63,6 +75,7 @@ impl History {
             partitions: BTreeMap::new(),
             groups: BTreeMap::new(),
             floors: Peaks::new(),
+            asked: BTreeMap::new(),
             rules: None,
             kept: None,
             held: None,
@@ -105,20 +118,45 @@ impl History {
         }
         earlier.join_losses(std::mem::take(&mut self.incidents), std::mem::take(&mut self.gaps));
         earlier.changed_ms = earlier.changed_ms.max(self.changed_ms);
+        earlier.asked.append(&mut self.asked);
         earlier.rules = self.rules.or(earlier.rules);
         *self = earlier;
+    }
+
+    /// What is asked for now. A policy that is gone is asked as long as its floor lives on, whoever else has one for the topic; one
+    /// that is there is taken at its word, and one that may only look any more binds nobody at once.
+    pub(crate) fn ask(&mut self, policies: &[&Policy], now_ms: i64) {
+        let is_here = |name: &String| policies.iter().any(|policy| policy.name == *name);
+        self.asked.retain(|name, it| !is_here(name) && now_ms < it.until_ms);
+        for policy in policies.iter().filter(|policy| policy.governs()) {
+            let rules = policy.rules();
+            let until_ms = now_ms.saturating_add(rules.look_back_ms);
+            self.asked.insert(policy.name.clone(), Asked { rules, until_ms });
+        }
+        let strictest = self.asked.values().map(|it| it.rules).reduce(Rules::strictest);
+        self.rules = strictest.or_else(|| Rules::of(policies)).or(self.rules);
+    }
+
+    /// What lies in the future was never seen: the clock was put back, or that of an earlier process was ahead.
+    pub(crate) fn forget_future(&mut self, now_ms: i64) {
+        if self.observed_ms > now_ms {
+            self.observed_ms = now_ms - 1;
+            self.partitions.values_mut().for_each(|record| record.cut(now_ms));
+            self.groups.values_mut().for_each(|record| record.trend.cut(now_ms));
+        }
     }
 
     pub(crate) fn look_back_ms(&self) -> i64 {
         self.rules.map_or(LOOK_BACK_DEFAULT_MS, |r| r.look_back_ms)
     }
 
-    /// Takes in a round. Offsets that were taken in before are not news.
-    pub(crate) fn observe(&mut self, seen: &Observed, keys: Option<&Keys>) {
+    /// Takes in a round. Offsets that were taken in before are not news, nor are those of a look in the future.
+    pub(crate) fn observe(&mut self, seen: &Observed, keys: Option<&Keys>, now_ms: i64) {
+        self.forget_future(now_ms);
         if seen.topic_id != self.topic_id {
             self.made_again(seen);
         }
-        let news = seen.offsets_at_ms > self.observed_ms;
+        let news = seen.offsets_at_ms > self.observed_ms && seen.offsets_at_ms <= now_ms;
         if news {
             self.began_ms.get_or_insert(seen.offsets_at_ms);
             self.observed_ms = seen.offsets_at_ms;

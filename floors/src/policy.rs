@@ -190,7 +190,7 @@ impl Policy {
         matches!(self.authority, Authority::Govern { .. })
     }
 
-    fn rules(&self) -> Rules {
+    pub(crate) fn rules(&self) -> Rules {
         let (mode, protect, emergency) =
             if self.governs() { (self.mode, self.protect, self.emergency) } else { (Mode::Audit, Protect::NONE, None) };
         Rules {
@@ -220,7 +220,7 @@ impl Rules {
         binding(policies).iter().map(|p| p.rules()).reduce(Self::strictest)
     }
 
-    fn strictest(self, other: Self) -> Self {
+    pub(crate) fn strictest(self, other: Self) -> Self {
         Self {
             mode: self.mode.max(other.mode),
             protect: self.protect.or(other.protect),

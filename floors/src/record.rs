@@ -12,7 +12,8 @@ use crate::{
 pub const SAMPLES_MAX: usize = 256;
 /// Timestamps of a partition: enough for each group that lags to have one near.
 const STAMPS_MAX: usize = 32;
-/// Rates are means over a day, so that a quiet night does not look like a quiet topic.
+/// Rates are means over a day, so that a quiet night does not look like a quiet topic, or over all that is remembered, so that a
+/// quiet day does not either: whichever is greater.
 const RATE_OVER_MS: i64 = DAY_MS;
 /// Less than that says nothing of a rate.
 const RATE_SPAN_MIN_MS: i64 = 10 * MINUTE_MS;
@@ -55,6 +56,11 @@ impl PartitionRecord {
         self.samples.push(at_ms, log.end, horizon_ms, SAMPLES_MAX);
         // The newest timestamp of what is deleted goes with it.
         self.stamps.retain(|s| s.offset >= log.start);
+    }
+
+    /// Forgets samples that lie in the future.
+    pub fn cut(&mut self, now_ms: i64) {
+        self.samples.cut(now_ms);
     }
 
     /// What was deleted up to now was due.
@@ -133,7 +139,8 @@ impl PartitionRecord {
     pub fn bytes(&self, log: Log) -> Option<Growth> {
         let size = log.bytes?;
         let (last, _) = self.samples.last()?;
-        let rate = self.samples.rate(last - RATE_OVER_MS, RATE_SPAN_MIN_MS)?;
+        let rates = [last - RATE_OVER_MS, i64::MIN].map(|since_ms| self.samples.rate(since_ms, RATE_SPAN_MIN_MS));
+        let rate = rates.into_iter().flatten().max_by(f64::total_cmp)?;
         let records = (log.end - log.start).max(0);
         let per_record = if records == 0 { 0.0 } else { size.max(0) as f64 / records as f64 };
         Some(Growth { per_record, per_ms: rate * per_record })

@@ -78,6 +78,11 @@ impl<V: Copy + PartialEq> Series<V> {
         self.points.get(self.points.partition_point(|(t, _)| *t < at_ms)).copied()
     }
 
+    /// Drops what lies in the future, as after a clock was put back.
+    pub fn cut(&mut self, now_ms: i64) {
+        self.points.truncate(self.points.partition_point(|(t, _)| *t <= now_ms));
+    }
+
     /// Adds a value. One that is not later than the last is not news. Of equal values in a row only the first and the
     /// last are kept, which loses nothing. At most `points_max` points stay, of at most `horizon_ms` and one before.
     pub fn push(&mut self, at_ms: i64, value: V, horizon_ms: i64, points_max: usize) {
@@ -170,7 +175,8 @@ impl Series<i64> {
 
     /// Offsets per millisecond since `since_ms`, where that was observed for at least `span_min_ms`.
     pub fn rate(&self, since_ms: i64, span_min_ms: i64) -> Option<f64> {
-        let (t0, end0) = self.since(since_ms)?;
+        // Of a stretch in which nothing came only its ends are kept, and the first may lie before.
+        let (t0, end0) = self.at(since_ms).or_else(|| self.since(since_ms))?;
         let (t1, end1) = self.last()?;
         (t1 - t0 >= span_min_ms).then(|| (end1 - end0).max(0) as f64 / (t1 - t0) as f64)
     }

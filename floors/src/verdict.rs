@@ -164,9 +164,8 @@ impl History {
     /// Whether the topic keeps less than it did when it was last as it should be, or may not keep it everywhere yet: then
     /// what is deleted was not due.
     pub(crate) fn is_lowered(&self, keys: Option<&Keys>) -> bool {
-        let below =
-            |kept: Kept, now: Kept| now.retention < kept.retention || now.bytes.unwrap_or(i64::MAX) < kept.bytes.unwrap_or(i64::MAX);
-        self.is_unjudged() || self.kept.zip(keys).is_some_and(|(kept, keys)| below(kept, Kept::of(keys)))
+        let below = |(kept, keys): (Kept, &Keys)| keys.retention_ms < kept.retention || kept.is_size_above(keys);
+        self.is_unjudged() || self.kept.zip(keys).is_some_and(below)
     }
 
     pub(crate) fn is_unjudged(&self) -> bool {
@@ -188,7 +187,8 @@ impl History {
 
     fn judge(&mut self, seen: &Observed) {
         let Some(repair) = &self.repair else { return };
-        if seen.offsets_at_ms < repair.at_ms + TAKES_EFFECT_MS {
+        // By nothing but what was taken in: a look that a wrong clock has put into the future was not.
+        if seen.offsets_at_ms != self.observed_ms || seen.offsets_at_ms < repair.at_ms + TAKES_EFFECT_MS {
             return;
         }
         let leaderless: Vec<i32> = seen.partitions.iter().filter(|(_, log)| log.is_none()).map(|(p, _)| *p).collect();

@@ -131,6 +131,11 @@ impl Kept {
     pub(crate) const fn of(keys: &Keys) -> Self {
         Self { retention: keys.retention_ms, bytes: keys.retention_bytes }
     }
+
+    /// Whether `retention.bytes` is lower now.
+    pub(crate) fn is_size_above(self, keys: &Keys) -> bool {
+        keys.retention_bytes.unwrap_or(i64::MAX) < self.bytes.unwrap_or(i64::MAX)
+    }
 }
 
 /// Everything that the decision rests on.
@@ -143,6 +148,11 @@ pub(crate) struct Situation<'a> {
     pub enforced: Retention,
     /// What weir itself goes back to, without.
     pub floor: Retention,
+    /// What is put back of what sizes allow. What is only held while a lag is not known is not in it: a size that was enough
+    /// stays so, and has its own value held.
+    pub size_enforced: Retention,
+    /// A lag is not known.
+    pub held: bool,
     /// Those that count.
     pub groups: Vec<&'a GroupLag>,
     pub all_known: bool,
@@ -174,8 +184,15 @@ impl Situation<'_> {
     }
 
     fn is_size_short(&self) -> bool {
-        let short = matches!(self.effective, Effective::Known { retention, by: Limit::Size } if retention < self.enforced);
+        let short = matches!(self.effective, Effective::Known { retention, by: Limit::Size } if retention < self.size_enforced);
         short && self.rules.protect.retention_bytes
+    }
+
+    /// Whether `retention.bytes` was lowered while nobody can say what that comes to.
+    fn is_size_lowered_blindly(&self, kept: Kept) -> bool {
+        let is_blind = self.held || self.effective == Effective::Unknown(RetentionUnknown::FillTime);
+        // An exception may allow it.
+        is_blind && self.enforced >= self.floor && self.rules.protect.retention_bytes && kept.is_size_above(self.keys)
     }
 }
 
@@ -195,9 +212,9 @@ impl History {
     fn repair(&self, s: &Situation<'_>) -> Option<Wanted> {
         let kept = self.kept.unwrap_or(Kept::of(s.keys));
         let time_short = s.keys.retention_ms < s.enforced;
-        let size_short = s.is_size_short();
-        let lowered = (time_short && s.keys.retention_ms < kept.retention)
-            || (size_short && s.keys.retention_bytes.unwrap_or(i64::MAX) < kept.bytes.unwrap_or(i64::MAX));
+        let size_blind = s.is_size_lowered_blindly(kept);
+        let size_short = s.is_size_short() || size_blind;
+        let lowered = (time_short && s.keys.retention_ms < kept.retention) || (size_short && kept.is_size_above(s.keys));
         // A full disk is no reason to leave what somebody lowered, and one to go no further than it was.
         let full = s.storage.is_above();
         let mut keys = Vec::new();
@@ -206,9 +223,13 @@ impl History {
             keys.push(s.change(RETENTION_MS, Some(to.to_kafka().to_string())));
         }
         if size_short && s.is_guarded(RETENTION_BYTES) {
-            let needed = s.bytes_per_ms.and_then(|per_ms| s.bytes_for(s.enforced, per_ms));
+            let needed = s.bytes_per_ms.and_then(|per_ms| s.bytes_for(s.size_enforced, per_ms));
             let capped = needed.unwrap_or(i64::MAX).min(kept.bytes.unwrap_or(i64::MAX));
-            let to = if full && lowered { Some(capped).filter(|b| *b < i64::MAX) } else { needed };
+            let to = match (size_blind, full && lowered) {
+                (true, _) => kept.bytes,
+                (false, true) => Some(capped).filter(|b| *b < i64::MAX),
+                (false, false) => needed,
+            };
             keys.push(s.change(RETENTION_BYTES, Some(kafka_bytes(to))));
         }
         if keys.is_empty() {
@@ -249,11 +270,13 @@ impl History {
 
     /// One key at a time, by at most one step, to the greater of floor and baseline.
     fn step_down(&self, s: &Situation<'_>) -> Wanted {
-        let step = self.raised.keys().find_map(|key| match key.as_str() {
+        let steps = self.raised.keys().filter_map(|key| match key.as_str() {
             RETENTION_MS => self.time_step(s),
             RETENTION_BYTES => self.size_step(s),
             _ => None,
         });
+        // A key that cannot be stepped down does not keep the other.
+        let step = steps.min_by_key(Result::is_err);
         let (key, next) = match step {
             None => return Wanted::Nothing(Why::Satisfied),
             Some(Err(why)) => return Wanted::Nothing(why),

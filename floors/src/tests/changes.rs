@@ -109,6 +109,7 @@ fn a_lowered_minimum_and_a_deleted_policy_bind_for_the_look_back() {
 fn several_policies_the_greatest_floor_the_strictest_mode() {
     let mut world = World::new();
     let (mut weak, mut other) = (policy(), policy());
+    other.name = "lake/events".into();
     weak.mode = Mode::Audit;
     weak.protect = Protect::NONE;
     other.floor.minimum_ms = 300 * HOUR_MS;
@@ -125,7 +126,30 @@ fn several_policies_the_greatest_floor_the_strictest_mode() {
     assert_eq!(floor(&world.look()), 168);
     world.policies.remove(0);
     let said = world.look();
+    assert_eq!((floor(&said), held_back(&said)), (168, None), "the one that is gone binds on");
+    world.history.floors = crate::peaks::Peaks::new();
+    world.history.asked.clear();
+    let said = world.look();
     assert_eq!((floor(&said), held_back(&said)), (250, Some(Why::Mode(Mode::Audit))));
+}
+
+#[test]
+fn a_policy_that_is_gone_binds_on_whoever_else_is_there() {
+    for (authority, mode) in [(Authority::Observe, Mode::Enforce), (Authority::Govern { max_floor: Retention::Infinite }, Mode::Audit)] {
+        let mut world = World::new();
+        let mut other = policy();
+        (other.name, other.authority, other.mode, other.protect) = ("lake/events".into(), authority, mode, Protect::NONE);
+        (other.floor.minimum_ms, other.floor.downtime_allowance_ms, other.floor.look_back_ms) = (HOUR_MS, 0, HOUR_MS);
+        other.floor.maximum = Retention::Millis(48 * HOUR_MS);
+        world.policies.push(other);
+        world.keeps_up(HOUR_MS);
+        world.policies.remove(0);
+        world.keeps_up(100 * HOUR_MS);
+        world.set(RETENTION_MS, HOUR_MS);
+        assert_eq!(now(&world.look()), Some((Cause::Restore, 168)), "{authority:?}");
+        let said = world.keeps_up(70 * HOUR_MS);
+        assert_eq!((floor(&said), now(&said)), (1, None), "{authority:?}: it has ended");
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod policies;
 mod properties;
 mod shown;
 mod situations;
+mod sizes;
 mod spec;
 mod verdicts;
 mod world;

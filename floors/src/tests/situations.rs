@@ -331,6 +331,8 @@ const CASES: &[Case] = &[
         name: "retention.bytes with a rate that is not known",
         story: |w| {
             w.set(RETENTION_BYTES, 6000);
+            // As it was found.
+            w.history.kept = None;
             w.keeps_up(HOUR_MS)
         },
         behind: END,

@@ -121,6 +121,20 @@ fn a_look_that_was_answered_after_the_lowering_is_no_witness() {
 }
 
 #[test]
+fn a_look_that_a_wrong_clock_has_put_into_the_future_judges_nothing() {
+    let mut world = World::new();
+    world.keeps_up(HOUR_MS);
+    world.now_ms -= 10 * MINUTE_MS;
+    world.set(RETENTION_MS, HOUR_MS);
+    let said = world.look_at_config();
+    world.apply(&said);
+    assert_eq!(verdict(&world.look_at_config()), None);
+    world.log().start = 30;
+    world.now_ms += MINUTE_MS;
+    assert_eq!(verdict(&world.look()), Some((Outcome::Lost, vec![(0, 0, 30)])));
+}
+
+#[test]
 fn a_partition_that_nobody_saw_before_is_unknown() {
     let mut world = behind();
     world.set(RETENTION_MS, HOUR_MS);

@@ -23,7 +23,6 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::Client,
     error::KafkaError,
-    types::RDKafkaErrorCode,
 };
 
 use crate::{
@@ -36,6 +35,8 @@ use crate::{
 pub use configs::{BrokerConfig, ConfigChange, ConfigSource, ConfigValue, TopicConfig};
 pub use groups::{CommittedOffsets, GroupDescription, GroupList, GroupMember, GroupState};
 pub use offsets::{OffsetSpec, PartitionOffset, TopicPartition};
+/// What brokers say when they refuse something.
+pub use rdkafka::types::RDKafkaErrorCode;
 
 /// An answer about each thing that was asked about, by its name.
 pub type Answers<T> = BTreeMap<String, Result<T, RequestError>>;
@@ -169,12 +170,13 @@ impl Admin {
         }
     }
 
-    /// Describes topics, with an answer about each; `None`: there is no such topic.
+    /// Describes topics, with an answer about each; `None`: there is no such topic. Of one that this identity may not describe
+    /// brokers do not say whether it is there: that is an error ([`RequestError::is_denied`]).
     pub async fn topics(&self, topics: BTreeSet<String>, within: Duration) -> Result<Answers<Option<TopicDescription>>, AdminError> {
         self.ask(within, move |client, deadline| native::topics::describe(client, &topics, deadline)).await
     }
 
-    /// The names of all topics that this identity may see, the brokers' own included.
+    /// The names of all topics that this identity may describe, the brokers' own included. The others are left out without a word.
     pub async fn topic_names(&self, within: Duration) -> Result<BTreeSet<String>, AdminError> {
         let listed = self.ask(within, move |client, _| client.fetch_metadata(None, within)).await?;
         match listed {

@@ -167,9 +167,10 @@ pub fn operation(chain: &str, after: u64, topic_id: &str, keys: &[KeyChanged]) -
     Sha256Digest::of(&to_bytes(&(chain, after, topic_id, keys)))
 }
 
-/// The id of an exception's beginning or end.
-pub fn exception_operation(chain: &str, uid: &str, what: &str) -> Sha256Digest {
-    Sha256Digest::of(&to_bytes(&(chain, uid, what)))
+/// The id of an exception's beginning or end. One that is taken away and comes back begins and ends several times. `since_seconds`:
+/// since when its status said what it did before; `untold`: how many beginnings and ends came after that.
+pub fn exception_operation(chain: &str, uid: &str, what: &str, since_seconds: Option<i64>, untold: u32) -> Sha256Digest {
+    Sha256Digest::of(&to_bytes(&(chain, uid, what, since_seconds, untold)))
 }
 
 /// The name of the chain of a `KafkaCluster`: one of the same name that is made anew begins another.

@@ -2,6 +2,15 @@
 //!
 //! Raises wait in memory until they are written; they are done whatever becomes of the log. A lowering is only done after
 //! its intent was written as the next entry: who is not the last to have begun to lead does not get that far.
+//!
+//! Each operation is in the log once, and each raise that was noted is in the log or in the note, whenever a process dies:
+//! - The note says behind which entry its raises stand; none of them is in an entry up to there. Whoever opens the log reads back
+//!   to it, so that a raise that is neither known then nor written by another since is in no entry.
+//! - Before it is written a raise may be done all the same, where the store is slow: that is taken for somebody else's.
+//! - Between it and the raise: the topic is found as it was, and nothing is recorded.
+//! - Between raise and entry: the note has it. Those that wait for a store that is away are in each later note as well.
+//! - Between the entry and emptying the note: the entry is among those that are read back.
+//! - A note that is written late, or not emptied, says at worst what is far back; then nothing of it is taken.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -24,8 +33,14 @@ use super::{
     objects::Objects,
 };
 
-/// Entries that are read back when a term begins: more than can have been written since its last intent or raise.
-const TAIL_MAX: u64 = 64;
+/// Entries that are read back when a term begins, and as many may stand behind a note. More than are written in two turns, so
+/// that it is found what has become of the last intent, and what no status tells of yet.
+pub const TAIL_MAX: u64 = 64;
+/// Entries that are read back for what is noted: a note is overwritten long before, unless that fails again and again, and so
+/// many can be read within a step's time.
+pub const READ_BACK_MAX: u64 = 256;
+/// Entries that are written in one go: less than the tail, so that the note and exceptions' statuses come after them in time.
+pub const FLUSHED_MAX: usize = 32;
 /// Reads at a time.
 const READS: usize = 16;
 /// An intent that has no outcome by then was left behind by a leader that is gone. Longer than [`INTENT_LASTS`].
@@ -78,8 +93,23 @@ impl Place {
 /// write any more is found in the topic.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Raising {
+pub struct Raising {
+    /// None of the changes is in an entry up to this one.
+    #[serde(default)]
+    after: u64,
     changes: Vec<Noted>,
+}
+
+impl Raising {
+    /// How many entries are read back: all that may have one of the changes. Of a note that is too far back nothing is taken.
+    fn read_back(&mut self, newest: u64) -> u64 {
+        let back = newest.saturating_sub(self.after);
+        if back > READ_BACK_MAX && !self.changes.is_empty() {
+            tracing::warn!(after = self.after, newest, "what is noted of raises is too old to tell which of them are in the audit log");
+            self.changes.clear();
+        }
+        if self.changes.is_empty() { TAIL_MAX } else { back.max(TAIL_MAX) }
+    }
 }
 
 /// A raise that may have been done, and when it was about to be.
@@ -105,6 +135,8 @@ pub struct Log {
     intended: BTreeMap<Sha256Digest, (Timestamp, Changed)>,
     /// Raises of which it is not known whether they were done.
     unsettled: Vec<Noted>,
+    /// Behind which entry the note stands at least; `None`: it has no changes.
+    noted_after: Option<u64>,
     /// Another replica has begun to lead since.
     fenced: bool,
 }
@@ -120,6 +152,7 @@ impl Log {
             known: BTreeSet::new(),
             intended: BTreeMap::new(),
             unsettled: Vec::new(),
+            noted_after: None,
             fenced: false,
         }
     }
@@ -146,6 +179,16 @@ impl Log {
 
     pub fn waiting_changes(&self) -> usize {
         self.waiting_changes
+    }
+
+    /// Whether an operation was found in the log, and not written there by this process.
+    pub fn knows(&self, operation: &Sha256Digest) -> bool {
+        self.known.contains(operation)
+    }
+
+    /// Whether an operation is still to be written.
+    pub fn waits_for(&self, operation: &Sha256Digest) -> bool {
+        self.waiting.iter().any(|(_, event)| event.operations().contains(operation))
     }
 
     /// Whether an intent may be written: everything before it is, and this replica was the last to begin to lead.
@@ -178,7 +221,10 @@ impl Log {
         let anchor = anchor.filter(|a| a.chain == self.place.chain);
         let anchored = anchor.map_or(0, |a| a.sequence);
         let newest = self.newest(store, anchored).await?;
-        let tail = self.tail(store, newest.saturating_sub(TAIL_MAX - 1).max(1), newest).await?;
+        let mut raising = self.read_raising(store).await?;
+        self.noted_after = (!raising.changes.is_empty()).then_some(raising.after);
+        let count = raising.read_back(newest);
+        let tail = self.tail(store, newest.saturating_sub(count - 1).max(1), newest).await?;
         if let Some(AuditAnchor { sequence, digest, .. }) = anchor {
             let key = self.place.key(*sequence);
             let found = match tail.iter().find(|(entry, _)| entry.sequence == *sequence) {
@@ -191,19 +237,22 @@ impl Log {
                 Some(_) => {}
             }
         }
-        let raising = store.get(&self.place.raising_key()).await?;
         let mut head = Head { sequence: 0, digest: BEGINNING };
         for (entry, digest) in tail {
             head = Head { sequence: entry.sequence, digest };
             self.note(&entry);
             self.known.extend(entry.event.operations());
         }
-        // An object that is overwritten may be anything; what it adds is a guess at best, and marked so.
-        let raising: Raising = raising.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         self.unsettled = raising.changes.into_iter().filter(|noted| !self.known.contains(&noted.changed.operation)).collect();
         self.head = Some(head);
         self.waiting.push_front(leads);
         Ok(())
+    }
+
+    /// What an earlier leader noted. An object that is overwritten may be anything; what it adds is a guess at best, and marked so.
+    async fn read_raising<S: Objects>(&self, store: &S) -> Result<Raising, LogError> {
+        let raising = store.get(&self.place.raising_key()).await?;
+        Ok(raising.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default())
     }
 
     /// The number of the newest entry, from an anchor on.
@@ -263,17 +312,47 @@ impl Log {
         self.waiting.push_back((at, event));
     }
 
+    /// What is to be noted: changes that are about to be made or may have been, and those that wait. What others have written
+    /// is left out, so that nothing of it is in an entry up to the newest that is known.
+    pub fn raising<'a>(&'a self, open: impl IntoIterator<Item = &'a Noted>) -> Raising {
+        let waiting = self.waiting.iter().flat_map(|(at, event)| {
+            let changes: &[Changed] = if let Event::Raised { changes } = event { changes } else { &[] };
+            changes.iter().map(move |changed| Noted { at: *at, changed: changed.clone() })
+        });
+        let all = open.into_iter().chain(&self.unsettled).cloned().chain(waiting);
+        let changes = all.filter(|noted| !self.known.contains(&noted.changed.operation)).collect();
+        Raising { after: self.head.map_or(0, |head| head.sequence), changes }
+    }
+
     /// Writes down what is about to be raised. It holds up nothing, and whether it succeeds matters only if this process ends
     /// before the log is written.
-    pub async fn note_raising<S: Objects>(place: &Place, store: &S, changes: &[Noted]) {
-        let raising = Raising { changes: changes.to_vec() };
-        if let Err(error) = store.overwrite(&place.raising_key(), Bytes::from(to_bytes(&raising))).await {
+    pub async fn note_raising<S: Objects>(place: &Place, store: &S, raising: &Raising) -> bool {
+        let written = store.overwrite(&place.raising_key(), Bytes::from(to_bytes(raising))).await;
+        if let Err(error) = &written {
             tracing::debug!(%error, "what is about to be raised cannot be written down");
+        }
+        written.is_ok()
+    }
+
+    /// It was tried to write that down: the note has it, or what it had before.
+    pub fn noted(&mut self, raising: &Raising) {
+        self.noted_after.get_or_insert(raising.after);
+    }
+
+    /// Empties the note once all of it is in the log or known not to have been done, and has it follow the log while some of it
+    /// is not. `open`: raises of which that is not known. The note is that of whoever leads.
+    pub async fn renote<S: Objects>(&mut self, store: &S, open: &[Noted]) {
+        let (Some(head), Some(after), false) = (self.head, self.noted_after, self.fenced) else { return };
+        let raising = self.raising(open);
+        let is_due = raising.changes.is_empty() || head.sequence.saturating_sub(after) >= TAIL_MAX;
+        // Raises that were given up are in neither place before it is written how many.
+        if is_due && self.omitted.is_none() && Self::note_raising(&self.place, store, &raising).await {
+            self.noted_after = (!raising.changes.is_empty()).then_some(raising.after);
         }
     }
 
-    /// Writes what waits, in its order. What was not written is tried again by the next call with the same bytes, so an
-    /// answer that was lost is found out.
+    /// Writes what waits, in its order; of very much the rest is left to the next call. What was not written is tried again
+    /// with the same bytes, so an answer that was lost is found out.
     pub async fn flush<S: Objects>(&mut self, store: &S) -> Result<(), LogError> {
         if self.head.is_none() {
             return Ok(());
@@ -281,8 +360,8 @@ impl Log {
         if let Some((at, changes)) = self.omitted.take_if(|_| self.waiting.is_empty()) {
             self.waiting.push_back((at, Event::Omitted { changes }));
         }
-        let mut adopted = 0;
-        while let Some((at, event)) = self.waiting.front().cloned() {
+        let (mut written, mut adopted) = (0, 0);
+        while let Some((at, event)) = self.waiting.front().cloned().filter(|_| written < FLUSHED_MAX) {
             let changes = if let Event::Raised { changes } = &event { changes.len() } else { 0 };
             let event = event.without(|operation| self.known.contains(operation));
             let is_done = match event {
@@ -292,6 +371,7 @@ impl Log {
             if is_done {
                 self.waiting.pop_front();
                 self.waiting_changes -= changes;
+                written += 1;
                 continue;
             }
             adopted += 1;

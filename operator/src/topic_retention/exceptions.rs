@@ -1,12 +1,22 @@
 //! Breaking the glass: which exceptions are in force for which topics, what the log and their status say of it.
+//!
+//! Where there is a log, a status follows it, a turn later: what a status tells of is in the log. So of a beginning or an end
+//! - that is not in the log when the process dies the status says nothing, and the next leader has it written;
+//! - that is in the log the next leader has read the entry, and only the status is left to be written;
+//! - whose status is written there is nothing left to do.
+//!
+//! Each has an id that follows from the status before it, and no two statuses of an exception that tell of a beginning or an
+//! end are of the same second. What becomes of one that is deleted while nobody leads is in no status, and not recorded.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 use weir_crds::{
     KafkaCluster, RetentionException,
     conditions::{self, ConditionType, Wanted},
+    contract::digest::Sha256Digest,
     duration::KubeDuration,
     retention_exception::{REQUESTED_BY_ANNOTATION, RetentionExceptionStatus},
 };
@@ -17,10 +27,27 @@ use super::{
     memory::Memory,
     write::{self, WriteError},
 };
-use crate::audit::entry::{self, Event, exception_operation};
+use crate::audit::{
+    entry::{self, Event, exception_operation},
+    log::Log,
+};
 
-/// How exceptions stood in the last turn, by uid, and what the log says of them.
-pub type Told = BTreeMap<String, (Standing, entry::Exception)>;
+/// What was told of exceptions, by uid.
+pub type Told = BTreeMap<String, Record>;
+
+/// What the log says of an exception, and how far its status has followed.
+#[derive(Debug)]
+pub struct Record {
+    /// Since when its status says what it does; `None`: it says nothing yet.
+    since_seconds: Option<i64>,
+    /// Beginnings and ends that are in the log or wait for it, and of which the status does not tell yet.
+    untold: u32,
+    /// The last of them that this process has handed to the log.
+    pushed: Option<Sha256Digest>,
+    /// Whether it is in force, as the log has it with what waits.
+    is_in_force: bool,
+    recorded: entry::Exception,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -37,6 +64,13 @@ pub enum Standing {
 }
 
 impl Standing {
+    fn is_in_force(&self) -> bool {
+        match self {
+            Self::InForce { .. } => true,
+            Self::Ended { .. } | Self::NotGranted { .. } => false,
+        }
+    }
+
     fn condition(&self) -> Wanted {
         let (status, reason, message) = match self {
             Self::InForce { until } => (true, "InForce", format!("until {until}")),
@@ -75,7 +109,7 @@ fn standing(cluster: &KafkaCluster, object: &RetentionException, now: Timestamp)
 pub fn by_topic(scene: &Scene, now: Timestamp) -> BTreeMap<String, Vec<Exception>> {
     let mut found: BTreeMap<String, Vec<Exception>> = BTreeMap::new();
     for object in &scene.exceptions {
-        if let Standing::InForce { .. } = standing(&scene.cluster, object, now) {
+        if standing(&scene.cluster, object, now).is_in_force() {
             let exception = parsed(&scene.cluster, object);
             object.spec.topics.iter().for_each(|topic| found.entry(topic.clone()).or_default().push(exception.clone()));
         }
@@ -83,7 +117,7 @@ pub fn by_topic(scene: &Scene, now: Timestamp) -> BTreeMap<String, Vec<Exception
     found
 }
 
-/// Has the log say when exceptions begin and end, and writes their status.
+/// Has the log say when exceptions begin and end, and writes their status once it does.
 pub async fn tell(ctx: &Retention, scene: &Scene, memory: &mut Memory, now: Timestamp) -> Result<(), WriteError> {
     let mut result = Ok(());
     let mut before = std::mem::take(&mut memory.keeping.exceptions);
@@ -91,14 +125,28 @@ pub async fn tell(ctx: &Retention, scene: &Scene, memory: &mut Memory, now: Time
         let uid = object.uid().unwrap_or_default();
         let standing = standing(&scene.cluster, object, now);
         let recorded = recorded(&scene.cluster, object);
-        let known = before.remove(&uid).map(|(standing, _)| standing).or_else(|| shown(object, &standing));
-        record(memory, &uid, known.as_ref(), &standing, &recorded, now);
-        result = result.and(show(ctx, object, &standing, now).await);
-        memory.keeping.exceptions.insert(uid, (standing, recorded));
+        let mut record = match before.remove(&uid) {
+            Some(record) => Record { recorded, ..record },
+            None => Record::found(object, recorded),
+        };
+        let is_written = match memory.keeping.log(ctx, &scene.cluster) {
+            Some(log) => {
+                record.follow(log, &uid, standing.is_in_force(), now);
+                record.is_written(log)
+            }
+            // There is nothing to wait for.
+            None => true,
+        };
+        if is_written {
+            result = result.and(show(ctx, object, &standing, &mut record, now).await);
+        }
+        memory.keeping.exceptions.insert(uid, record);
     }
     // Somebody deleted them.
-    for (uid, (standing, recorded)) in before {
-        record(memory, &uid, Some(&standing), &Standing::Ended { at: now }, &recorded, now);
+    for (uid, mut record) in before {
+        if let Some(log) = memory.keeping.log(ctx, &scene.cluster) {
+            record.follow(log, &uid, false, now);
+        }
     }
     result
 }
@@ -116,35 +164,81 @@ fn recorded(cluster: &KafkaCluster, object: &RetentionException) -> entry::Excep
     }
 }
 
-/// What an earlier process showed, as far as it is the same: then the log has it.
-fn shown(object: &RetentionException, standing: &Standing) -> Option<Standing> {
-    let conditions = &object.status.as_ref()?.conditions;
-    let active = conditions.iter().find(|c| c.type_ == ConditionType::Active.as_str())?;
-    let until = object.spec.until.0;
-    match (active.reason.as_str(), standing) {
-        (reason, standing) if reason == standing.condition().reason => Some(standing.clone()),
-        ("InForce", _) => Some(Standing::InForce { until }),
-        _ => None,
-    }
+fn active(status: &RetentionExceptionStatus) -> Option<&Condition> {
+    status.conditions.iter().find(|c| c.type_ == ConditionType::Active.as_str())
 }
 
-fn record(memory: &mut Memory, uid: &str, before: Option<&Standing>, now_is: &Standing, recorded: &entry::Exception, now: Timestamp) {
-    let was_in_force = matches!(before, Some(Standing::InForce { .. }));
-    let Some(log) = memory.keeping.open_log() else { return };
-    let chain = log.place().chain.clone();
-    let about = |what: &str| entry::Exception { operation: exception_operation(&chain, uid, what), ..recorded.clone() };
-    match now_is {
-        Standing::InForce { .. } if !was_in_force => log.push(now, Event::ExceptionBegan { exception: about("began") }),
-        Standing::Ended { .. } | Standing::NotGranted { .. } if was_in_force => {
-            log.push(now, Event::ExceptionEnded { exception: about("ended") });
+impl Record {
+    /// As an earlier process left it.
+    fn found(object: &RetentionException, recorded: entry::Exception) -> Self {
+        let active = object.status.as_ref().and_then(active);
+        Self {
+            since_seconds: active.map(|c| c.last_transition_time.0.as_second()),
+            untold: 0,
+            pushed: None,
+            is_in_force: active.is_some_and(|c| c.status == "True"),
+            recorded,
         }
-        Standing::InForce { .. } | Standing::Ended { .. } | Standing::NotGranted { .. } => {}
+    }
+
+    /// The id of its next beginning or end.
+    fn next(&self, log: &Log, uid: &str) -> Sha256Digest {
+        let what = if self.is_in_force { "ended" } else { "began" };
+        exception_operation(&log.place().chain, uid, what, self.since_seconds, self.untold)
+    }
+
+    fn passed(&mut self) {
+        (self.is_in_force, self.untold) = (!self.is_in_force, self.untold + 1);
+    }
+
+    /// Has the log say that it has begun or ended.
+    fn follow(&mut self, log: &mut Log, uid: &str, is_in_force: bool, now: Timestamp) {
+        // Another process has written that, and died before the status told of it, or leads as well.
+        while log.knows(&self.next(log, uid)) {
+            self.passed();
+        }
+        if self.is_in_force == is_in_force {
+            return;
+        }
+        let exception = entry::Exception { operation: self.next(log, uid), ..self.recorded.clone() };
+        self.pushed = Some(exception.operation);
+        log.push(now, if is_in_force { Event::ExceptionBegan { exception } } else { Event::ExceptionEnded { exception } });
+        self.passed();
+    }
+
+    /// Whether the log has all of it. Before it was read, nobody knows what an earlier process wrote.
+    fn is_written(&self, log: &Log) -> bool {
+        log.is_open() && self.pushed.is_none_or(|pushed| !log.waits_for(&pushed))
+    }
+
+    /// When its status changes: later than ever before, whatever the clocks say.
+    fn changes_at(&self, now: Timestamp) -> Timestamp {
+        let next = self.since_seconds.and_then(|seconds| Timestamp::from_second(seconds + 1).ok());
+        next.map_or(now, |next| next.max(now))
+    }
+
+    /// Its status tells of all that the log has. An object that is seen late says no less of what was written since.
+    fn told(&mut self, status: &RetentionExceptionStatus) {
+        let since = active(status).map(|c| c.last_transition_time.0.as_second());
+        (self.since_seconds, self.untold, self.pushed) = (self.since_seconds.max(since), 0, None);
     }
 }
 
-async fn show(ctx: &Retention, object: &Arc<RetentionException>, standing: &Standing, now: Timestamp) -> Result<(), WriteError> {
+async fn show(
+    ctx: &Retention,
+    object: &Arc<RetentionException>,
+    standing: &Standing,
+    record: &mut Record,
+    now: Timestamp,
+) -> Result<(), WriteError> {
     let old = object.status.clone().unwrap_or_default();
-    let conditions = conditions::merge(&old.conditions, vec![standing.condition()], object.metadata.generation, now);
+    // One that has begun and ended since is as it was, and yet since another time.
+    let known: &[Condition] = if record.untold == 0 { &old.conditions } else { &[] };
+    let conditions = conditions::merge(known, vec![standing.condition()], object.metadata.generation, record.changes_at(now));
     let new = RetentionExceptionStatus { observed_generation: object.metadata.generation, conditions };
-    if new == old { Ok(()) } else { write::exception(&ctx.client, object, &new).await }
+    if new != old {
+        write::exception(&ctx.client, object, &new).await?;
+    }
+    record.told(&new);
+    Ok(())
 }

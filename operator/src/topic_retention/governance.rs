@@ -9,7 +9,7 @@ use std::{
 use kube::ResourceExt as _;
 use weir_crds::{KafkaCluster, TopicRetentionPolicy, kafka_cluster::KafkaClusterSpec};
 use weir_floors::{Policy, spec};
-use weir_kafka::{AdminError, TopicDescription};
+use weir_kafka::{AdminError, TopicDescription, admin::Answers};
 
 use super::kafka::Kafka;
 
@@ -20,8 +20,10 @@ pub struct Governance {
     made_of: BTreeMap<String, i64>,
     pub policies: Vec<PolicyView>,
     pub topics: BTreeMap<String, Topic>,
-    /// Topics that are there, and could not be described yet.
+    /// Topics that could not be described yet; those that may not be described may be gone.
     pub unknown: BTreeSet<String>,
+    /// Topics that weir's user may not describe, whether they were ever described or not.
+    pub denied: BTreeSet<String>,
 }
 
 /// A policy of the cluster, and the topics that it matches.
@@ -32,6 +34,8 @@ pub struct PolicyView {
     pub topics: Vec<String>,
     /// Those that the cluster does not let it look at.
     pub not_granted: Vec<String>,
+    /// Those that the brokers do not let weir describe.
+    pub denied: Vec<String>,
 }
 
 /// A topic that is looked at.
@@ -55,39 +59,70 @@ pub fn name(policy: &TopicRetentionPolicy) -> String {
 }
 
 impl Governance {
-    /// Looks at the topics that there are. `lives_on`: topics of which earlier policies still ask for something. A topic
-    /// that cannot be described now stays as it was in `before`.
+    /// Looks at the topics that there are. `lives_on`: topics of which earlier policies still ask for something; `shown`:
+    /// those that have a `TopicFloor`. A topic that cannot be described now stays as it was in `before`.
     pub async fn look<K: Kafka>(
         kafka: &K,
         cluster: &KafkaCluster,
         objects: &[Arc<TopicRetentionPolicy>],
         lives_on: &BTreeSet<String>,
+        shown: &BTreeSet<String>,
         before: Option<&Self>,
         now_ms: i64,
     ) -> Result<Self, AdminError> {
-        let names = kafka.topic_names().await?;
+        let listed = kafka.topic_names().await?;
+        let mut names = by_name(objects, shown, before);
+        names.extend(lives_on.iter().chain(&listed).cloned());
         let (policies, mut asked) = match_topics(&cluster.spec, objects, &names);
-        for topic in names.intersection(lives_on) {
+        for topic in lives_on {
             asked.entry(topic.clone()).or_default();
         }
-        let (mut topics, mut unknown) = (BTreeMap::new(), BTreeSet::new());
-        if !asked.is_empty() {
-            let mut answers = kafka.topics(asked.keys().cloned().collect()).await?;
-            for (name, policies) in asked {
-                let known = before.and_then(|b| b.topics.get(&name)).map(|t| t.description.clone());
-                match (answers.remove(&name), known) {
-                    (Some(Ok(Some(description))), _) | (Some(Err(_)) | None, Some(description)) => {
-                        topics.insert(name, Topic { description, policies });
-                    }
-                    // It was deleted just now.
-                    (Some(Ok(None)), _) => {}
-                    (Some(Err(_)) | None, None) => {
-                        unknown.insert(name);
-                    }
+        let answers = if asked.is_empty() { Answers::new() } else { kafka.topics(asked.keys().cloned().collect()).await? };
+        let (topics, unknown, denied) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        let mut it = Self { made_ms: now_ms, made_of: made_of(cluster, objects), policies, topics, unknown, denied };
+        let gone = it.take_in(asked, answers, before);
+        for view in &mut it.policies {
+            view.topics.retain(|topic| !gone.contains(topic));
+            view.not_granted.retain(|topic| listed.contains(topic));
+            view.denied = view.topics.iter().filter(|topic| it.denied.contains(*topic)).cloned().collect();
+        }
+        Ok(it)
+    }
+
+    /// Sorts topics by what the brokers said of them; returns those that are not there, or were deleted just now.
+    fn take_in(
+        &mut self,
+        asked: BTreeMap<String, Vec<Policy>>,
+        mut answers: Answers<Option<TopicDescription>>,
+        before: Option<&Self>,
+    ) -> BTreeSet<String> {
+        let mut gone = BTreeSet::new();
+        for (name, policies) in asked {
+            let answer = answers.remove(&name);
+            if answer.as_ref().is_some_and(|answer| answer.as_ref().is_err_and(|error| error.is_denied())) {
+                self.denied.insert(name.clone());
+            }
+            let known = before.and_then(|b| b.topics.get(&name)).map(|t| t.description.clone());
+            match (answer, known) {
+                (Some(Ok(Some(description))), _) | (Some(Err(_)) | None, Some(description)) => {
+                    self.topics.insert(name, Topic { description, policies });
+                }
+                (Some(Ok(None)), _) => {
+                    gone.insert(name);
+                }
+                (Some(Err(_)) | None, None) => {
+                    self.unknown.insert(name);
                 }
             }
         }
-        Ok(Self { made_ms: now_ms, made_of: made_of(cluster, objects), policies, topics, unknown })
+        gone
+    }
+
+    /// Topics whose offsets and groups can be looked at. Of others brokers leave out what groups have committed, which would be
+    /// taken for forgotten.
+    pub fn described(&self) -> BTreeMap<String, Topic> {
+        let described = self.topics.iter().filter(|(name, _)| !self.denied.contains(*name));
+        described.map(|(name, topic)| (name.clone(), topic.clone())).collect()
     }
 
     /// How many policies and clusters are new, or of another generation.
@@ -100,6 +135,14 @@ impl Governance {
     }
 }
 
+/// Topics that are asked about even if they are not listed: brokers leave out what this identity may not describe, and do not
+/// say so. Asked by name they do.
+fn by_name(objects: &[Arc<TopicRetentionPolicy>], shown: &BTreeSet<String>, before: Option<&Governance>) -> BTreeSet<String> {
+    let named = objects.iter().flat_map(|object| &object.spec.topics.names);
+    let known = before.into_iter().flat_map(|b| b.topics.keys().chain(&b.unknown));
+    named.chain(known).chain(shown).cloned().collect()
+}
+
 /// The policies, and by topic what they ask for together.
 fn match_topics(
     cluster: &KafkaClusterSpec,
@@ -109,7 +152,8 @@ fn match_topics(
     let mut asked: BTreeMap<String, Vec<Policy>> = BTreeMap::new();
     let mut views = Vec::new();
     for object in objects {
-        let mut view = PolicyView { object: Arc::clone(object), error: None, topics: Vec::new(), not_granted: Vec::new() };
+        let (topics, not_granted, denied) = (Vec::new(), Vec::new(), Vec::new());
+        let mut view = PolicyView { object: Arc::clone(object), error: None, topics, not_granted, denied };
         match spec::policy(&name(object), &object.spec) {
             Err(errors) => view.error = Some(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join(". ")),
             Ok(policy) => {

@@ -16,7 +16,10 @@ use weir_crds::{
 use weir_floors::History;
 use weir_ledger::LedgerError;
 
-use super::memory::{Memory, TopicMemory};
+use super::{
+    memory::{Memory, TopicMemory},
+    status::has_passed,
+};
 use crate::audit::{entry::kept_folder, log::Place, objects::Objects};
 
 const FORMAT: u32 = 1;
@@ -157,7 +160,7 @@ impl Histories {
     /// The object that was not written for the longest time, if it is due.
     fn due(&self, now_ms: i64) -> Option<usize> {
         let oldest = (0..SHARDS).filter(|shard| !self.foreign[*shard]).min_by_key(|shard| self.saved_ms[*shard])?;
-        (self.are_loaded() && now_ms - self.saved_ms[oldest] >= SAVE_INTERVAL_MS).then_some(oldest)
+        (self.are_loaded() && has_passed(self.saved_ms[oldest], SAVE_INTERVAL_MS, now_ms)).then_some(oldest)
     }
 }
 

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::audit::{
     entry::{Became, Changed, Event, KeyChanged, Outcome, chain_name, operation},
-    log::{Log, LogError, Noted, Place},
+    log::{Log, LogError, Noted, Place, Raising},
     objects::Objects,
 };
 
@@ -115,10 +115,9 @@ pub fn changed(log: &Log, topic: &str, seen: &Seen, change: &Change, why: String
 
 /// The raises of one turn, on their way into the log.
 pub struct Recording {
-    place: Option<Place>,
     changes: Vec<Noted>,
-    /// What earlier turns left unsettled: it stays noted.
-    unsettled: Vec<Noted>,
+    /// What is noted, and where: these, and those of earlier turns that are unsettled or wait to be written.
+    note: Option<(Place, Raising)>,
     done: BTreeSet<String>,
 }
 
@@ -130,26 +129,25 @@ impl Recording {
         changes: &BTreeMap<String, Change>,
         now: Timestamp,
     ) -> Self {
-        let (unsettled, done) = (keeping.unsettled.clone(), BTreeSet::new());
-        let Some(log) = &keeping.log else { return Self { place: None, changes: Vec::new(), unsettled, done } };
+        let done = BTreeSet::new();
+        let Some(log) = &keeping.log else { return Self { changes: Vec::new(), note: None, done } };
         let one = |(topic, change): (&String, &Change)| {
             let why = turned.get(topic).map(|t| t.assessment.why()).unwrap_or_default();
             Some(Noted { at: now, changed: changed(log, topic, seen.get(topic)?, change, why) })
         };
+        let changes: Vec<Noted> = changes.iter().filter_map(one).collect();
         // Before the log was read, what an earlier leader noted must not be written over.
-        let place = log.is_open().then(|| log.place().clone());
-        Self { place, changes: changes.iter().filter_map(one).collect(), unsettled, done }
+        let is_noted = log.is_open() && !changes.is_empty();
+        let note = is_noted.then(|| (log.place().clone(), log.raising(changes.iter().chain(&keeping.unsettled))));
+        Self { changes, note, done }
     }
 
     /// Before the raises themselves, or beside them where the store is slow.
     pub async fn note<S: Objects>(&self, kept: &Kept<'_, S>) {
-        let (Some(place), Some(store)) = (&self.place, kept.store()) else { return };
-        if !self.changes.is_empty() {
-            let all: Vec<Noted> = self.changes.iter().chain(&self.unsettled).cloned().collect();
-            let noted = tokio::time::timeout(WITHIN, Log::note_raising(place, store, &all)).await;
-            if noted.is_err() {
-                tracing::debug!("what is about to be raised is not written down in time");
-            }
+        let (Some((place, raising)), Some(store)) = (&self.note, kept.store()) else { return };
+        let noted = tokio::time::timeout(WITHIN, Log::note_raising(place, store, raising)).await;
+        if noted.is_err() {
+            tracing::debug!("what is about to be raised is not written down in time");
         }
     }
 
@@ -161,7 +159,11 @@ impl Recording {
     pub fn end(self, keeping: &mut Keeping, now: Timestamp) {
         let (done, open): (Vec<_>, Vec<_>) = self.changes.into_iter().partition(|noted| self.done.contains(&noted.changed.topic));
         keeping.unsettled.extend(open);
-        if let Some(log) = keeping.log.as_mut().filter(|_| !done.is_empty()) {
+        let Some(log) = &mut keeping.log else { return };
+        if let Some((_, raising)) = &self.note {
+            log.noted(raising);
+        }
+        if !done.is_empty() {
             log.push(now, Event::Raised { changes: done.into_iter().map(|noted| noted.changed).collect() });
         }
     }
@@ -204,11 +206,17 @@ fn stands(seen: &Seen, changed: &Changed) -> Option<Stands> {
 /// Finds out what became of changes whose end nobody has seen: of raises that got no answer or that an earlier leader was
 /// about to make, and of its intents.
 pub fn settle(memory: &mut Memory, seen: &BTreeMap<String, Seen>, now: Timestamp) {
-    let Memory { keeping, topics, .. } = memory;
+    let Memory { keeping, topics, governance, .. } = memory;
     let Some(log) = &mut keeping.log else { return };
+    // It may be there all the same: brokers do not say so of a topic that they do not let weir describe.
+    let is_unknown = |topic: &str| governance.as_ref().is_some_and(|governance| governance.unknown.contains(topic));
     keeping.unsettled.extend(log.take_unsettled());
     let (mut raised, mut left) = (Vec::new(), Vec::new());
     for noted in std::mem::take(&mut keeping.unsettled) {
+        if is_unknown(&noted.changed.topic) {
+            left.push(noted);
+            continue;
+        }
         let Noted { at, changed } = &noted;
         let (Some(seen), Some(topic)) = (seen.get(&changed.topic), topics.get_mut(&changed.topic)) else { continue };
         match (stands(seen, changed), planned(changed)) {
@@ -234,7 +242,7 @@ pub fn settle(memory: &mut Memory, seen: &BTreeMap<String, Seen>, now: Timestamp
         let stands = match seen.get(&changed.topic) {
             Some(seen) => stands(seen, &changed),
             // It is gone, or nobody asks anything of it any more.
-            None if !seen.is_empty() => Some(Stands::Elsewhere),
+            None if !seen.is_empty() && !is_unknown(&changed.topic) => Some(Stands::Elsewhere),
             None => None,
         };
         let Some(stands) = stands else { continue };
@@ -311,6 +319,7 @@ pub async fn keep<S: Objects>(ctx: &Retention, kept: &Kept<'_, S>, scene: &Scene
         tracing::warn!(cluster = cluster.name_any(), failure, "the audit log is not written");
     }
     memory.keeping.failed(written.err());
+    renote(store, &mut memory.keeping, WITHIN.saturating_sub(begun.elapsed())).await;
     // A store that is silent is not waited for twice.
     if begun.elapsed() >= WITHIN {
         memory.keeping.histories_failure.clone_from(&memory.keeping.failure);
@@ -325,6 +334,14 @@ pub async fn keep<S: Objects>(ctx: &Retention, kept: &Kept<'_, S>, scene: &Scene
         Err(failure) => Err(failure),
     };
     memory.keeping.histories_failure = saved.err();
+}
+
+/// Lets go of what was noted and is in the log. If we die before, the next leader finds it in both.
+async fn renote<S: Objects>(store: &S, keeping: &mut Keeping, within: Duration) {
+    let Keeping { log: Some(log), unsettled, failure: None, .. } = keeping else { return };
+    if tokio::time::timeout(within, log.renote(store, unsettled)).await.is_err() {
+        tracing::debug!("what is in the audit log stays noted, since the store did not answer in time");
+    }
 }
 
 /// Writes the histories as the process ends.

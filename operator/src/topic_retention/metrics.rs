@@ -113,7 +113,7 @@ impl TopicMetrics {
         }
     }
 
-    /// Of a turn; `is_seen`: whether the cluster answered.
+    /// Of a turn; `is_seen`: whether the cluster answered, and lets weir look at all that is governed.
     pub fn note<'a>(&self, cluster: &KafkaCluster, topics: impl Iterator<Item = (&'a str, &'a Assessment)> + Clone, is_seen: bool) {
         let (counts, _) = summary(topics.clone());
         let missed_records = topics.flat_map(|(_, it)| &it.findings).map(missed).sum();
@@ -186,7 +186,7 @@ impl Collector for Clusters {
         let help = "Changes of topics that were made and wait to be written to their audit logs";
         let waiting = encoder.encode_descriptor("audit_waiting_changes", help, None, MetricType::Gauge)?;
         ConstGauge::new(clusters.iter().map(|c| c.audit.waiting_changes).sum::<i64>()).encode(waiting)?;
-        let help = "Since the topics of a cluster were last looked at";
+        let help = "Since all governed topics of a cluster could last be looked at";
         let mut looked = encoder.encode_descriptor("topics_look_age_seconds", help, None, MetricType::Gauge)?;
         for c in &clusters {
             ConstGauge::new(c.looked_at.elapsed().as_secs_f64()).encode(looked.encode_family(&[("cluster", &c.name)])?)?;

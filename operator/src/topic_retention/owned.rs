@@ -21,7 +21,7 @@ use weir_crds::{
 };
 use weir_floors::{Assessment, HOUR_MS, Retention, config::RETENTION_MS, findings::Finding, policy::Mode};
 
-use super::turn::LOOK_INTERVAL_MS;
+use super::{status::has_passed, turn::LOOK_INTERVAL_MS};
 use crate::topic_resource::{self, Layout, layout};
 
 /// A page of a list.
@@ -57,7 +57,7 @@ impl Owners {
 
     /// Looks again, if it is time to.
     pub async fn look(&mut self, client: &Client, cluster: &KafkaCluster, now_ms: i64) {
-        if self.looked_ms.is_some_and(|at_ms| now_ms - at_ms < LOOK_INTERVAL_MS) {
+        if self.looked_ms.is_some_and(|at_ms| !has_passed(at_ms, LOOK_INTERVAL_MS, now_ms)) {
             return;
         }
         self.looked_ms = Some(now_ms);

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
 use kube::{Resource as _, ResourceExt as _};
-use weir_crds::{TopicRetentionPolicy, topic_retention_policy::TopicRetentionPolicyStatus};
+use weir_crds::{TopicRetentionPolicy, topic_floor::TopicFloorStatus, topic_retention_policy::TopicRetentionPolicyStatus};
 use weir_floors::{Assessment, Policy, status::Shown};
 
 use super::{
     Retention, Scene, drafts, events, governance,
     memory::{Memory, TopicMemory},
-    status::{self, Due, Stall},
+    status::{self, Due, NUMBERS_INTERVAL_MS, Stall},
     told,
     turn::Turned,
     write::{self, WriteError},
@@ -45,7 +45,8 @@ pub async fn show(
     let is_known = scene.cluster.spec.audit.is_none() || memory.keeping.histories.taken_up_ms().is_some_and(|at_ms| looked_ms > at_ms);
     let removed = if is_known { remove(ctx, scene, memory, turned).await } else { Ok(()) };
     let shown = policies(ctx, memory, turned, &scene.cluster.name_any(), now).await;
-    written.and(removed).and(shown)
+    let denied = denied(ctx, scene, memory).await;
+    written.and(removed).and(shown).and(denied)
 }
 
 /// Events: a courtesy, status says the same.
@@ -78,6 +79,17 @@ async fn tell(ctx: &Retention, memory: &mut Memory, turned: &BTreeMap<String, Tu
     }
 }
 
+/// What was there, and is not in the watch's cache long after it was last written, somebody has deleted: it is made again, since
+/// without it nobody judges changes of the topic.
+fn forget_deleted(topics: &mut BTreeMap<String, TopicMemory>, found: &BTreeMap<&str, Option<&TopicFloorStatus>>, now_ms: i64) {
+    for (name, topic) in topics {
+        let may_lag = topic.shown.as_ref().is_some_and(|(at_ms, _)| !status::has_passed(*at_ms, NUMBERS_INTERVAL_MS, now_ms));
+        if topic.exists && !may_lag && !found.contains_key(name.as_str()) {
+            (topic.exists, topic.shown) = (false, None);
+        }
+    }
+}
+
 async fn floors(
     ctx: &Retention,
     scene: &Scene,
@@ -86,6 +98,7 @@ async fn floors(
     now_ms: i64,
 ) -> Result<(), WriteError> {
     let found: BTreeMap<&str, _> = scene.floors.iter().map(|f| (f.spec.topic.as_str(), f.status.as_ref())).collect();
+    forget_deleted(&mut memory.topics, &found, now_ms);
     let mut due: Vec<(Due, &str, Shown, bool)> = Vec::new();
     for (name, turned) in turned.iter().filter(|(_, t)| t.assessment.rules.is_some()) {
         let Some(remembered @ TopicMemory { shown, exists, .. }) = memory.topics.get(name) else { continue };
@@ -118,6 +131,20 @@ async fn floors(
         }
     }
     result
+}
+
+/// Those of topics that weir may not describe, and of which this process knows nothing: their state is not what it was.
+async fn denied(ctx: &Retention, scene: &Scene, memory: &Memory) -> Result<(), WriteError> {
+    let Some(governance) = &memory.governance else { return Ok(()) };
+    let is_denied = |topic: &str| governance.unknown.contains(topic) && governance.denied.contains(topic);
+    let of_denied = scene.floors.iter().filter(|floor| is_denied(&floor.spec.topic));
+    let due = of_denied.filter_map(|floor| Some((&floor.spec.topic, status::denied(floor.status.as_ref()?)?)));
+    let due: Vec<_> = due.take(FLOORS_PER_TURN_MAX).collect();
+    for (topic, status) in due {
+        // One that somebody has deleted stays away until the topic is seen: there is nothing to fill it with.
+        write::floor(&ctx.client, &scene.cluster, topic, true, &status).await?;
+    }
+    Ok(())
 }
 
 /// Those of topics that are gone, or of which nobody asks anything any more.

@@ -10,7 +10,7 @@ use weir_crds::{
     topic_retention_policy::TopicRetentionPolicyStatus,
 };
 use weir_floors::{
-    Assessment, spec,
+    Assessment, State, spec,
     status::{Shown, summary},
 };
 
@@ -18,6 +18,11 @@ use super::governance::PolicyView;
 
 /// Between two writes of an object that says nothing new but numbers.
 pub const NUMBERS_INTERVAL_MS: i64 = 60_000;
+
+/// Whether so much time has passed since then. A time that is still to come is not waited for: the clock was put back.
+pub fn has_passed(since_ms: i64, interval_ms: i64, now_ms: i64) -> bool {
+    !(0..interval_ms).contains(&now_ms.saturating_sub(since_ms))
+}
 
 /// Why a policy does not do what it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,17 +44,41 @@ pub fn stall(view: &PolicyView, cluster: &str) -> Option<Stall> {
     if let Some(error) = &view.error {
         return stall("InvalidSpec", error.clone());
     }
+    if let [first, more @ ..] = &view.denied[..] {
+        let remedy = "grant that, or leave what is no longer there out by spec.topics";
+        let whose = "weir's user lacks Describe on topic";
+        return stall("DescribeDenied", format!("KafkaCluster {cluster}: {whose} {first}{}; {remedy}", and_more(more)));
+    }
     match &view.not_granted[..] {
         [] if view.topics.is_empty() => {
             stall("NoTopic", format!("spec.topics: no topic of KafkaCluster {cluster} matches; correct it, or create the topic"))
         }
         [] => None,
         [first, more @ ..] => {
-            let more = if more.is_empty() { String::new() } else { format!(" and {} more topics", more.len()) };
-            let remedy = "grant it Govern, or leave the topic out by spec.topics.exclude";
+            let (more, remedy) = (and_more(more), "grant it Govern, or leave the topic out by spec.topics.exclude");
             stall("GrantMissing", format!("KafkaCluster {cluster} grants namespace {namespace} nothing on topic {first}{more}; {remedy}"))
         }
     }
+}
+
+fn and_more(topics: &[String]) -> String {
+    if topics.is_empty() { String::new() } else { format!(" and {} more topics", topics.len()) }
+}
+
+/// Of a topic that the brokers do not let weir describe, and that this process has never seen: what an earlier one found out
+/// stands, and changes are judged by it. `None`: it is said already.
+pub fn denied(found: &TopicFloorStatus) -> Option<TopicFloorStatus> {
+    let unknown = || "Unknown".to_owned();
+    let new = TopicFloorStatus {
+        state: State::Unknown.as_str().to_owned(),
+        retention: unknown(),
+        why: "weir's user lacks Describe on the topic: nothing is known of it now".to_owned(),
+        behind: found.behind.as_ref().map(|_| unknown()),
+        headroom: unknown(),
+        time_to_loss: unknown(),
+        ..found.clone()
+    };
+    (new != *found).then_some(new)
 }
 
 /// Of a policy whose topics are assessed. `old`: what it showed before.
@@ -98,7 +127,7 @@ pub fn policy_is_due(old: Option<(i64, &TopicRetentionPolicyStatus)>, new: &Topi
         return true;
     }
     let is_news = old.topics != new.topics || worst(old) != worst(new);
-    is_news && now_ms - at_ms >= NUMBERS_INTERVAL_MS
+    is_news && has_passed(at_ms, NUMBERS_INTERVAL_MS, now_ms)
 }
 
 /// Whether a `TopicFloor` has to be written: at once, in its time, or not.
@@ -112,7 +141,7 @@ pub enum Due {
 pub fn floor_is_due(shown: Option<&(i64, Shown)>, found: Option<&TopicFloorStatus>, new: &Shown, now_ms: i64) -> Option<Due> {
     match (shown, found) {
         (Some((_, before)), _) if new.is_another_state(&before.status) => Some(Due::AtOnce),
-        (Some((at_ms, before)), _) => (new.is_news(before) && now_ms - at_ms >= NUMBERS_INTERVAL_MS).then_some(Due::InTime),
+        (Some((at_ms, before)), _) => (new.is_news(before) && has_passed(*at_ms, NUMBERS_INTERVAL_MS, now_ms)).then_some(Due::InTime),
         (None, Some(found)) if found.state == new.status.state => (*found != new.status).then_some(Due::InTime),
         (None, _) => Some(Due::AtOnce),
     }

@@ -27,9 +27,9 @@ use super::{
     keeping::{self, Kept, Recording},
     lower,
     memory::{self, Memory, TopicMemory},
-    observe::{self, Look},
+    observe::{self, Lags, Look},
     plan, series, show,
-    status::Stall,
+    status::{Stall, has_passed},
     write::WriteError,
 };
 use crate::{audit::objects::Objects, metrics::Outcome};
@@ -72,6 +72,7 @@ pub async fn turn<K: Kafka, S: Objects>(
     if let Some(error) = memory.take_look() {
         tracing::warn!(error = error_chain(&error), "offsets and groups cannot be looked at");
     }
+    forget_future(memory, now_ms);
     keeping::recall(ctx, kept, scene, memory, now).await;
     if let Err(error) = look(ctx, kafka, scene, memory, now_ms).await {
         if memory.governance.is_none() {
@@ -82,7 +83,7 @@ pub async fn turn<K: Kafka, S: Objects>(
         tracing::warn!(error = error_chain(&error), "topics cannot be looked at");
     }
     let seen = observe(&**kafka, scene, memory, now_ms).await;
-    let is_seen = seen.is_empty() || seen.values().any(|topic| topic.observed.config_is_fresh);
+    let is_seen = memory.governance.as_ref().is_some_and(|governance| is_seen(governance, &seen));
     keeping::settle(memory, &seen, now);
     let mut turned = raise(ctx, &**kafka, kept, scene, memory, &seen, now).await;
     // Not before: an API server that does not answer holds up no repair.
@@ -99,6 +100,25 @@ pub async fn turn<K: Kafka, S: Objects>(
     Ok(shown.and(kept).and(told)?)
 }
 
+/// A look that was asked for at a time that is still to come was asked for before the clock was put back: nobody knows how old
+/// it is. There is another one at once; until that has ended nothing is shown, as when a process begins.
+fn forget_future(memory: &mut Memory, now_ms: i64) {
+    if memory.lags.asked_ms <= now_ms {
+        return;
+    }
+    tracing::warn!("the clock was put back: topics, offsets and groups are looked at anew");
+    (memory.lags, memory.looked) = (Lags::default(), false);
+    if let Some(governance) = &mut memory.governance {
+        governance.made_ms = 0;
+    }
+}
+
+/// Whether the cluster answered, and lets weir look at all that is governed.
+fn is_seen(governance: &Governance, seen: &BTreeMap<String, Seen>) -> bool {
+    let answered = if seen.is_empty() { governance.unknown.is_empty() } else { seen.values().any(|topic| topic.observed.config_is_fresh) };
+    governance.denied.is_empty() && answered
+}
+
 /// Topics first, then, beside the turns, their offsets: so that both are about the same incarnations of topics.
 async fn look<K: Kafka>(
     ctx: &Retention,
@@ -108,17 +128,22 @@ async fn look<K: Kafka>(
     now_ms: i64,
 ) -> Result<(), weir_kafka::AdminError> {
     let made_of = governance::made_of(&scene.cluster, &scene.policies);
-    let remembered_ms = memory.keeping.histories.taken_up_ms().unwrap_or(i64::MIN);
-    let is_fresh = |g: &Governance| g.is_of(&made_of) && g.made_ms > remembered_ms && now_ms - g.made_ms < LOOK_INTERVAL_MS;
+    // Where the clock was put back since, waiting for that time would mean a look in each turn.
+    let remembered_ms = memory.keeping.histories.taken_up_ms().filter(|at_ms| *at_ms <= now_ms).unwrap_or(i64::MIN);
+    let is_fresh = |g: &Governance| {
+        let is_recent = !has_passed(g.made_ms, LOOK_INTERVAL_MS, now_ms);
+        g.is_of(&made_of) && g.made_ms > remembered_ms && is_recent
+    };
     let fresh = memory.governance.as_ref().is_some_and(is_fresh);
     if fresh {
         return Ok(());
     }
     let (lives_on, before) = (memory.lives_on(), memory.governance.as_ref());
     let changes = before.map_or(0, |b| b.changes(&made_of));
-    let found = Governance::look(&**kafka, &scene.cluster, &scene.policies, &lives_on, before, now_ms).await?;
+    let shown: BTreeSet<String> = scene.floors.iter().map(|floor| floor.spec.topic.clone()).collect();
+    let found = Governance::look(&**kafka, &scene.cluster, &scene.policies, &lives_on, &shown, before, now_ms).await?;
     if memory.looking.is_empty() {
-        let look = Look { topics: found.topics.clone(), reads: memory.reads(), before: memory.lags.clone(), now_ms };
+        let look = Look { topics: found.described(), reads: memory.reads(), before: memory.lags.clone(), now_ms };
         let kafka = Arc::clone(kafka);
         memory.looking.spawn(async move { observe::lags(&*kafka, look).await });
     }

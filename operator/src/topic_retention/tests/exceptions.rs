@@ -6,9 +6,11 @@ use serde_json::{Value, json};
 use weir_crds::RetentionException;
 
 use super::{
+    fakes::Call,
     keeping::kinds,
     world::{HOUR, TOPIC, WEEK, World, condition, status},
 };
+use crate::audit::tests::Trouble;
 
 fn exception(until: &str) -> RetentionException {
     serde_json::from_value(json!({
@@ -75,4 +77,119 @@ async fn an_exception_needs_a_grant_and_lasts_four_hours_at_most() {
     assert_eq!(world.altered(), vec![]);
     world.pass(6).await;
     assert_eq!(world.altered().len(), 1);
+}
+
+/// The exception as the watch would bring it after these calls.
+fn watch(world: &mut World, calls: &[Call]) {
+    for call in calls.iter().filter(|call| call.path.contains("retentionexceptions")) {
+        let mut object = (*world.scene.exceptions[0]).clone();
+        object.status = Some(serde_json::from_value(call.body["status"].clone()).unwrap());
+        world.scene.exceptions = vec![Arc::new(object)];
+    }
+}
+
+/// What its status says; `None`: nothing.
+fn reason(world: &World) -> Option<String> {
+    let status = world.scene.exceptions[0].status.as_ref()?;
+    Some(condition(&serde_json::to_value(status).unwrap(), "Active").1)
+}
+
+/// Its beginnings and ends in the log.
+fn recorded(world: &World) -> Vec<String> {
+    kinds(world).into_iter().filter(|kind| kind.starts_with("Exception")).collect()
+}
+
+/// Grants its namespace what the audited cluster grants no more, or again.
+fn grant(world: &mut World, verb: &str) {
+    let mut cluster = (*world.scene.cluster).clone();
+    cluster.spec.grants[0].verbs = serde_json::from_value(json!([verb])).unwrap();
+    world.scene.cluster = Arc::new(cluster);
+}
+
+async fn passed(world: &mut World, minutes: i64) {
+    let calls = world.pass(minutes).await;
+    watch(world, &calls);
+}
+
+fn trouble(world: &World, trouble: Option<Trouble>) {
+    world.store.as_ref().unwrap().trouble(trouble);
+}
+
+#[tokio::test]
+async fn without_a_log_its_status_is_there_at_once() {
+    let mut world = World::new("Enforce");
+    world.begin().await;
+    world.scene.exceptions = vec![Arc::new(exception("2026-11-02T00:30:00Z"))];
+    let calls = world.turn().await;
+    assert_eq!(condition(&status(&calls, "retentionexceptions"), "Active"), ("True".into(), "InForce".into()));
+}
+
+#[tokio::test]
+async fn what_died_before_it_was_in_the_log_the_next_leader_records() {
+    let mut world = World::kept();
+    world.begin().await;
+    world.scene.exceptions = vec![Arc::new(exception("2026-11-02T00:30:00Z"))];
+    trouble(&world, Some(Trouble::AwayAt("0000000")));
+    passed(&mut world, 1).await;
+    assert_eq!((recorded(&world), reason(&world)), (vec![], None));
+    trouble(&world, None);
+    world.succeed("b", None);
+    passed(&mut world, 1).await;
+    assert_eq!((recorded(&world), reason(&world)), (vec!["ExceptionBegan".into()], Some("InForce".into())));
+    passed(&mut world, 27).await;
+    trouble(&world, Some(Trouble::AwayAt("0000000")));
+    passed(&mut world, 5).await;
+    assert_eq!((recorded(&world).len(), reason(&world)), (1, Some("InForce".into())), "the log does not say that it has ended");
+    trouble(&world, None);
+    world.succeed("c", None);
+    passed(&mut world, 1).await;
+    assert_eq!((recorded(&world), reason(&world)), (vec!["ExceptionBegan".into(), "ExceptionEnded".into()], Some("Ended".into())));
+    world.audited();
+}
+
+#[tokio::test]
+async fn what_died_before_its_status_said_so_the_next_leader_records_no_more() {
+    for verb in ["Govern", "Observe"] {
+        let mut world = World::kept();
+        world.begin().await;
+        world.scene.exceptions = vec![Arc::new(exception("2026-11-02T00:30:00Z"))];
+        trouble(&world, Some(Trouble::HangsAfter("000000000002")));
+        let mut world = world.die().await;
+        let told = world.api.calls.lock().unwrap().iter().any(|call| call.path.contains("retentionexceptions"));
+        assert_eq!((recorded(&world), told), (vec!["ExceptionBegan".into()], false));
+        grant(&mut world, verb);
+        world.succeed("b", None);
+        passed(&mut world, 1).await;
+        let expected: &[&str] = if verb == "Govern" { &["ExceptionBegan"] } else { &["ExceptionBegan", "ExceptionEnded"] };
+        assert_eq!(recorded(&world), expected);
+        assert_eq!(reason(&world).unwrap(), if verb == "Govern" { "InForce" } else { "GrantMissing" });
+        world.audited();
+    }
+}
+
+#[tokio::test]
+async fn each_time_that_it_comes_back_is_a_beginning_of_its_own() {
+    let mut world = World::kept();
+    world.begin().await;
+    world.scene.exceptions = vec![Arc::new(exception("2026-11-02T00:30:00Z"))];
+    for verb in ["Govern", "Observe", "Govern", "Observe"] {
+        grant(&mut world, verb);
+        passed(&mut world, 1).await;
+    }
+    // Nor while nothing can be written.
+    trouble(&world, Some(Trouble::AwayAt("0000000")));
+    for verb in ["Govern", "Observe", "Govern", "Observe"] {
+        grant(&mut world, verb);
+        world.turn().await;
+    }
+    trouble(&world, None);
+    passed(&mut world, 1).await;
+    grant(&mut world, "Govern");
+    passed(&mut world, 1).await;
+    let turns = ["ExceptionBegan", "ExceptionEnded"];
+    assert_eq!(recorded(&world), [&turns[..], &turns, &turns, &turns, &turns[..1]].concat());
+    world.succeed("b", None);
+    passed(&mut world, 1).await;
+    assert_eq!((recorded(&world).len(), reason(&world)), (9, Some("InForce".into())));
+    world.audited();
 }

@@ -13,7 +13,7 @@ use weir_kafka::{
     AdminError, LogDir, LogDirs, LogDirsError, PartitionDescription, RequestError, TopicConfig, TopicDescription,
     admin::{
         Answers, BrokerConfig, CommittedOffsets, ConfigChange, GroupDescription, GroupList, GroupState, OffsetSpec, PartitionOffset,
-        TopicPartition,
+        RDKafkaErrorCode, TopicPartition,
     },
 };
 
@@ -36,8 +36,10 @@ pub struct FakeCluster {
     pub altered: Vec<(String, String, String)>,
     pub refuses: bool,
     pub is_away: bool,
-    /// Topics cannot be described.
+    /// The topics' configurations cannot be read.
     pub hides_configs: bool,
+    /// Topics that may not be described; their configurations may be read and altered all the same.
+    pub denied: BTreeSet<String>,
     /// A broker that was not heard when groups were listed.
     pub hides_groups: bool,
     /// No broker says what it is set to.
@@ -68,13 +70,17 @@ impl FakeKafka {
 
 impl Kafka for FakeKafka {
     async fn topic_names(&self) -> Result<BTreeSet<String>, AdminError> {
-        self.ask("names", |c| c.topics.keys().cloned().collect())
+        self.ask("names", |c| c.topics.keys().filter(|name| !c.denied.contains(*name)).cloned().collect())
     }
 
     async fn topics(&self, names: BTreeSet<String>) -> Result<Answers<Option<TopicDescription>>, AdminError> {
         let partitions = vec![PartitionDescription { partition: 0, leader: Some(1), replicas: 1, in_sync: 1 }];
         let of = |topic: &FakeTopic| TopicDescription { id: topic.id.clone(), partitions: partitions.clone() };
-        self.ask("topics", |c| names.into_iter().map(|name| (name.clone(), Ok(c.topics.get(&name).map(of)))).collect())
+        let denied = || RequestError::Refused { message: String::new(), code: RDKafkaErrorCode::TopicAuthorizationFailed };
+        self.ask("topics", |c| {
+            let found = |name: &String| if c.denied.contains(name) { Err(denied()) } else { Ok(c.topics.get(name).map(of)) };
+            names.into_iter().map(|name| (name.clone(), found(&name))).collect()
+        })
     }
 
     async fn configs(&self, topics: BTreeSet<String>) -> Result<Answers<TopicConfig>, AdminError> {
@@ -109,10 +115,13 @@ impl Kafka for FakeKafka {
     }
 
     async fn committed(&self, groups: BTreeSet<String>) -> Result<Answers<CommittedOffsets>, AdminError> {
-        let offsets = |committed: &BTreeMap<String, i64>| -> CommittedOffsets {
-            committed.iter().map(|(topic, offset)| (TopicPartition { topic: topic.clone(), partition: 0 }, Ok(*offset))).collect()
-        };
+        let at = |topic: &String| TopicPartition { topic: topic.clone(), partition: 0 };
         self.ask("committed", |c| {
+            // Brokers leave out topics that may not be described.
+            let offsets = |committed: &BTreeMap<String, i64>| -> CommittedOffsets {
+                let described = committed.iter().filter(|(topic, _)| !c.denied.contains(*topic));
+                described.map(|(topic, offset)| (at(topic), Ok(*offset))).collect()
+            };
             let of = |group: &String| c.groups[group].as_ref().map(offsets).ok_or(RequestError::NoAnswer);
             groups.into_iter().map(|group| (group.clone(), of(&group))).collect()
         })
@@ -172,6 +181,11 @@ pub struct Call {
 }
 
 impl Call {
+    /// The `TopicFloor` that it is about.
+    pub fn floor(&self) -> Option<&str> {
+        self.path.split("/topicfloors/").nth(1)?.split('/').next()
+    }
+
     /// `PATCH topicfloors/main.events-1b2c3d4e/status`
     pub fn short(&self) -> String {
         let parts: Vec<&str> = self.path.split('/').collect();

@@ -12,7 +12,7 @@ use super::{
     world::{GROUP, HOUR, PREFIX, TOPIC, WEEK, World, events, short, status},
 };
 use crate::{
-    audit::{entry::kept_folder, tests::Trouble},
+    audit::{entry::kept_folder, log::TAIL_MAX, tests::Trouble},
     topic_retention::histories::{DecodeError, decode, encode},
 };
 
@@ -228,6 +228,40 @@ async fn killed_between_raise_and_log_the_next_leader_infers_it_and_takes_it_bac
     world.succeed("c", None);
     world.pass(1).await;
     assert_eq!(kinds(&world)[3..], ["Leads"], "once");
+}
+
+#[tokio::test]
+async fn the_last_raise_is_in_the_log_once_however_many_leaders_follow() {
+    let mut world = World::kept();
+    world.begin().await;
+    world.set("retention.ms", HOUR);
+    world.turn().await;
+    // More than are read back.
+    for _ in 0..TAIL_MAX + 6 {
+        world.succeed("b", None);
+        world.turn().await;
+    }
+    assert_eq!(kinds(&world).iter().filter(|kind| *kind == "Raised").count(), 1);
+    world.audited();
+}
+
+#[tokio::test]
+async fn of_raises_that_wait_for_the_log_the_next_leader_forgets_none() {
+    let mut world = World::kept();
+    world.begin().await;
+    // What is about to be raised can be noted; entries cannot be written.
+    world.store.as_ref().unwrap().trouble(Some(Trouble::AwayAt("0000000")));
+    for _ in 0..2 {
+        world.set("retention.ms", HOUR);
+        world.turn().await;
+    }
+    assert_eq!(world.altered().len(), 2);
+    world.store.as_ref().unwrap().trouble(None);
+    world.succeed("b", None);
+    world.turn().await;
+    assert_eq!(kinds(&world), ["Leads", "Leads", "Raised"]);
+    assert_eq!(world.audit_log()[2]["changes"].as_array().map(Vec::len), Some(2));
+    world.audited();
 }
 
 #[tokio::test]

@@ -88,20 +88,24 @@ async fn a_brokers_own_default_counts_where_nothing_is_said_beside_the_topics() 
 
 #[test]
 fn every_topic_has_its_turn_to_be_read_however_much_others_want() {
-    let every = |urgent| (0..12).map(|partition| WantedRead { partition, offset: 7, urgent }).collect();
-    let mut wanted: BTreeMap<String, Vec<WantedRead>> = ["a", "b", "c"].iter().map(|topic| ((*topic).to_owned(), every(false))).collect();
-    let (chosen, behind) = fair(&wanted, "", 2);
-    assert_eq!((chosen.keys().map(String::as_str).collect::<Vec<_>>(), behind.as_str()), (vec!["a", "b"], "b"));
-    let (chosen, behind) = fair(&wanted, &behind, 2);
-    assert_eq!((chosen.keys().map(String::as_str).collect::<Vec<_>>(), behind.as_str()), (vec!["a", "c"], "a"));
+    let every = |urgent| (0..12).map(|partition| WantedRead { partition, offset: 7, urgent }).collect::<Vec<_>>();
+    let wanted = |urgent| -> BTreeMap<String, Vec<WantedRead>> { ["a", "b", "c"].map(|topic| (topic.to_owned(), every(urgent))).into() };
+    let counts = |chosen: &BTreeMap<String, Vec<(i32, i64)>>| chosen.iter().map(|(t, at)| (t.clone(), at.len())).collect::<Vec<_>>();
+    let of = |topics: &[(&str, usize)]| topics.iter().map(|(t, n)| ((*t).to_owned(), *n)).collect::<Vec<_>>();
+    let (chosen, behind) = fair(&wanted(true), "", 2);
+    assert_eq!((counts(&chosen), behind.as_str()), (of(&[("a", 1), ("b", 1)]), "b"));
+    let (chosen, behind) = fair(&wanted(true), &behind, 2);
+    assert_eq!((counts(&chosen), behind.as_str()), (of(&[("a", 1), ("c", 1)]), "a"));
     // Topics that are gone leave their place to the next.
-    let (chosen, behind) = fair(&wanted, "bb", 4);
+    let (chosen, behind) = fair(&wanted(true), "bb", 4);
     assert_eq!((&chosen["c"], &chosen["a"], behind.as_str()), (&vec![(0, 7), (1, 7)], &vec![(0, 7)], "c"));
-    let (chosen, behind) = fair(&wanted, "c", 100);
-    assert_eq!((chosen.values().map(Vec::len).collect::<Vec<_>>(), behind.as_str()), (vec![12; 3], "c"));
-    // What is urgent does not wait for the others, wherever it is.
-    wanted.insert("d".into(), every(true));
-    let (chosen, _) = fair(&wanted, "d", 14);
-    assert_eq!((chosen["d"].len(), &chosen["a"], &chosen["b"], chosen.get("c")), (12, &vec![(0, 7)], &vec![(0, 7)], None));
+    // What is not urgent is read of one topic after the other, and only beside what is.
+    let (chosen, behind) = fair(&wanted(false), "a", 14);
+    assert_eq!((counts(&chosen), behind.as_str()), (of(&[("b", 12), ("c", 2)]), "c"));
+    let mut both = wanted(false);
+    both.insert("d".into(), every(true));
+    let (chosen, _) = fair(&both, "d", 14);
+    assert_eq!(counts(&chosen), of(&[("a", 2), ("d", 12)]));
+    assert_eq!(counts(&fair(&both, "d", 100).0), of(&[("a", 12), ("b", 12), ("c", 12), ("d", 12)]));
     assert_eq!(fair(&BTreeMap::new(), "c", 100), (BTreeMap::new(), "c".to_owned()));
 }

@@ -1,14 +1,38 @@
 //! Stories of the topic, with the exact writes to Kafka and to the Kubernetes API, and then silence.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use jiff::SignedDuration;
 use serde_json::json;
 
-use super::world::{GROUP, HOUR, TOPIC, WEEK, World, condition, events, policy, short, status};
-use crate::topic_retention::reconcile_policy;
+use super::{
+    fakes::Call,
+    world::{GROUP, HOUR, TOPIC, WEEK, World, condition, events, policy, short, status},
+};
+use crate::topic_retention::{memory::TopicMemory, observe::Lags, reconcile_policy, status::has_passed};
 
 fn restored() -> Vec<(String, String, String)> {
     vec![(TOPIC.to_owned(), "retention.ms".to_owned(), WEEK.to_owned())]
+}
+
+fn deletes(calls: &[Call]) -> usize {
+    calls.iter().filter(|call| call.method == http::Method::DELETE).count()
+}
+
+/// Of the condition `Stalled`: its reason and its message.
+fn stalled(calls: &[Call]) -> (String, String) {
+    let status = status(calls, "topicretentionpolicies");
+    let message = status["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Stalled").unwrap()["message"].clone();
+    (condition(&status, "Stalled").1, message.as_str().unwrap().to_owned())
+}
+
+/// Seconds since the cluster could last be looked at, once some have passed.
+async fn look_age_after(world: &mut World, waited: Duration) -> f64 {
+    tokio::time::sleep(waited).await;
+    world.turn().await;
+    let metrics = world.ctx.metrics.render().unwrap();
+    let line = metrics.lines().find(|line| line.starts_with("weir_topics_look_age_seconds{")).unwrap();
+    line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
 #[tokio::test]
@@ -228,6 +252,102 @@ async fn a_topic_floor_that_somebody_deleted_comes_back() {
     *world.api.forgets.lock().unwrap() = false;
     let calls = short(&world.turn().await);
     assert!(calls.len() == 2 && !calls[0].ends_with("/status") && calls[1].ends_with("/status"), "{calls:?}");
+}
+
+#[tokio::test]
+async fn the_topic_floor_of_a_quiet_topic_that_somebody_deleted_comes_back() {
+    let mut world = World::new("Audit");
+    world.begin().await;
+    world.scene.floors.clear();
+    assert_eq!(short(&world.turn().await), Vec::<String>::new(), "the cache may not know of it yet");
+    let calls = world.pass(2).await;
+    let [create, show] = &calls[..] else { panic!("{:?}", short(&calls)) };
+    assert!(create.floor().is_some() && show.short() == format!("{}/status", create.short()), "{:?}", short(&calls));
+    assert_eq!(create.body["spec"]["topic"], TOPIC);
+    assert_eq!(show.body["status"]["state"], "Healthy");
+    assert_eq!(short(&world.pass(10).await), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_topic_that_is_deleted_goes_and_the_cluster_is_seen() {
+    let mut world = World::new("Enforce");
+    world.begin().await;
+    world.kafka().topics.clear();
+    let calls = world.pass(2).await;
+    assert_eq!((deletes(&calls), stalled(&calls).0.as_str()), (1, "NoTopic"), "{:?}", short(&calls));
+    let waited = Duration::from_millis(300);
+    assert!(look_age_after(&mut world, waited).await < waited.as_secs_f64());
+}
+
+#[tokio::test]
+async fn a_topic_that_may_not_be_described_any_more_is_kept_as_unknown_and_the_cluster_is_not_seen() {
+    let mut world = World::new("Enforce");
+    world.begin().await;
+    world.kafka().denied.insert(TOPIC.into());
+    let calls = world.pass(2).await;
+    assert_eq!((deletes(&calls), &status(&calls, "topicfloors")["state"]), (0, &json!("Unknown")), "{:?}", short(&calls));
+    let (reason, message) = stalled(&calls);
+    assert!(reason == "DescribeDenied" && message.contains("lacks Describe") && message.contains(TOPIC), "{reason}: {message}");
+    let waited = Duration::from_millis(300);
+    assert!(look_age_after(&mut world, waited).await >= waited.as_secs_f64());
+    // What is still allowed is done.
+    world.set("retention.ms", HOUR);
+    world.turn().await;
+    assert_eq!(world.altered(), restored());
+    world.kafka().denied.clear();
+    let calls = world.pass(2).await;
+    assert_eq!((&status(&calls, "topicfloors")["state"], stalled(&calls).0.as_str()), (&json!("Healthy"), "Watching"));
+    assert!(events(&calls).iter().all(|(reason, _)| reason != "RecordsSkipped"), "{:?}", events(&calls));
+    assert!(look_age_after(&mut world, waited).await < waited.as_secs_f64());
+}
+
+#[tokio::test]
+async fn a_topic_that_may_not_be_described_when_a_process_begins_keeps_its_topic_floor() {
+    let mut world = World::new("Enforce");
+    let mut policy = policy("Enforce");
+    (policy.spec.topics.names, policy.spec.topics.patterns) = (vec![], vec!["^app_".into()]);
+    world.scene.policies = vec![Arc::new(policy)];
+    world.turn().await;
+    let before = status(&world.turn().await, "topicfloors");
+    world.kafka().denied.insert(TOPIC.into());
+    world.restart(&before);
+    let calls = world.pass(1).await;
+    assert_eq!((deletes(&calls), stalled(&calls).0.as_str()), (0, "DescribeDenied"), "{:?}", short(&calls));
+    let shown = status(&calls, "topicfloors");
+    assert_eq!((&shown["state"], &shown["standing"]), (&json!("Unknown"), &before["standing"]), "changes are judged as before");
+    assert_eq!(short(&world.pass(2).await), Vec::<String>::new());
+    let waited = Duration::from_millis(300);
+    assert!(look_age_after(&mut world, waited).await >= waited.as_secs_f64());
+    world.kafka().denied.clear();
+    assert_eq!(status(&world.pass(2).await, "topicfloors")["state"], "Healthy");
+}
+
+#[tokio::test]
+async fn a_clock_that_is_put_back_holds_up_no_look() {
+    for lags_are_known in [true, false] {
+        let mut world = World::new("Enforce");
+        world.pass(2).await;
+        if !lags_are_known {
+            world.memory.lags = Lags::default();
+        }
+        world.now += SignedDuration::from_hours(-1);
+        world.kafka().asked.clear();
+        let mut calls = world.turn().await;
+        assert!(world.memory.lags.asked_ms <= world.now.as_millisecond(), "nothing was seen at a time that is still to come");
+        for question in ["names", "starts", "committed", "ends"] {
+            assert!(world.kafka().asked.contains(&question), "{question} is not in {:?}", world.kafka().asked);
+        }
+        calls.extend(world.turn().await);
+        assert!(!lags_are_known || calls.iter().all(|call| call.body["status"]["state"] != "Unknown"), "{:?}", short(&calls));
+    }
+}
+
+#[test]
+fn what_was_read_at_a_time_that_is_still_to_come_is_not_known() {
+    let mut topic = TopicMemory::begin("first", None);
+    assert!(topic.config(Some(Default::default()), 1000).is_some() && topic.config(None, 1001).is_some());
+    assert!(topic.config(None, 999).is_none());
+    assert_eq!([999, 1000, 1009, 1010].map(|now_ms| has_passed(1000, 10, now_ms)), [true, false, false, true]);
 }
 
 #[tokio::test]

@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use http::Method;
 use jiff::{SignedDuration, Timestamp};
 use kube::{
-    Client,
+    Client, ResourceExt as _,
     runtime::{
         events::{Recorder, Reporter},
         reflector,
@@ -173,6 +174,7 @@ impl World {
             tokio::task::yield_now().await;
         }
         let mut calls = std::mem::take(&mut *self.api.calls.lock().unwrap());
+        calls.iter().for_each(|call| self.watch_floor(call));
         // The cluster as the watch would bring it; it is looked at by itself.
         for call in calls.extract_if(.., |call| call.path.contains("kafkaclusters")) {
             let mut cluster = (*self.scene.cluster).clone();
@@ -180,6 +182,22 @@ impl World {
             self.scene.cluster = Arc::new(cluster);
         }
         (result, calls)
+    }
+
+    /// The `TopicFloor`s as the watch would bring them.
+    fn watch_floor(&mut self, call: &Call) {
+        let Some(name) = call.floor() else { return };
+        let is_status = call.path.ends_with("/status");
+        let found = self.scene.floors.extract_if(.., |floor| floor.name_any() == name).next();
+        if call.method == Method::DELETE || (is_status && *self.api.forgets.lock().unwrap()) {
+            return;
+        }
+        let made = || Some(TopicFloor::new(name, serde_json::from_value(call.body.get("spec")?.clone()).unwrap()));
+        let Some(mut floor) = found.map(|floor| (*floor).clone()).or_else(made) else { return };
+        if is_status {
+            floor.status = Some(serde_json::from_value(call.body["status"].clone()).unwrap());
+        }
+        self.scene.floors.push(Arc::new(floor));
     }
 
     /// A turn in which the process is killed when it gets no further.
