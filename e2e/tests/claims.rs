@@ -36,9 +36,24 @@ async fn until_refused(job: &Watched, own: &str, other: &str) -> anyhow::Result<
 
 /// How many hours of the topic are claimed.
 async fn claimed_hours(fixture: &Fixture, topic: &str) -> anyhow::Result<usize> {
-    let listed = fixture.cluster.s3.list_objects_v2().bucket(&fixture.bucket).send().await?;
-    let is_claim = |key: &str| key.contains("claims/") && key.contains(&format!("/{topic}/"));
-    Ok(listed.contents().iter().filter_map(|object| object.key()).filter(|key| is_claim(key)).count())
+    let (s3, bucket, mut claimed) = (&fixture.cluster.s3, &fixture.bucket, 0);
+    let listed = s3.list_objects_v2().bucket(bucket).send().await?;
+    let is_claim = |key: &&str| key.contains("claims/") && key.contains(&format!("/{topic}/"));
+    for key in listed.contents().iter().filter_map(|object| object.key()).filter(is_claim) {
+        let bytes = s3.get_object().bucket(bucket).key(key).send().await?.body.collect().await?.into_bytes();
+        let document: Value = serde_json::from_slice(&bytes)?;
+        claimed += usize::from(document["claims"].as_array().is_some_and(|claims| !claims.is_empty()));
+    }
+    Ok(claimed)
+}
+
+async fn until_claimed(fixture: &Fixture, scene: &Scene<'_>, expected: usize) -> anyhow::Result<()> {
+    let are_claimed = async || {
+        let hours = claimed_hours(fixture, &scene.topic).await?;
+        ensure!(hours == expected, "{hours} are");
+        Ok(())
+    };
+    Ok(wait::until(&format!("{expected} hours are claimed"), SOON, are_claimed).await?)
 }
 
 /// The first claims and cannot start; the second waits for it, and goes on by itself once the first is canceled. The first,
@@ -57,12 +72,7 @@ async fn of_two_jobs_over_the_same_events_one_publishes() {
             own.phase("AwaitingApproval", RUN_LIMIT, |_| {}).await?;
             fixture.cluster.kubectl(&["cordon", POOL_NODE]).await?;
             approve(fixture, &other, OTHER).await?;
-            wait::until("nine hours are claimed", SOON, async || {
-                let hours = claimed_hours(fixture, &scene.topic).await?;
-                ensure!(hours == 9, "{hours} are");
-                Ok(())
-            })
-            .await?;
+            until_claimed(fixture, &scene, 9).await?;
             approve(fixture, &own, JOB).await?;
             until_refused(&own, &run_of(JOB, 1), &run_of(OTHER, 1)).await?;
 
@@ -83,6 +93,31 @@ async fn of_two_jobs_over_the_same_events_one_publishes() {
         fixture.patch_job(OTHER, json!({"cancel": false, "runGeneration": 2, "approval": {"mode": "Auto", "planHash": null}})).await?;
         until_refused(&other, &run_of(OTHER, 2), &run_of(JOB, 1)).await?;
         Ok(scene.must_agree(None, None, &[1]).await?)
+    })
+    .await;
+}
+
+/// A generation with too long a window has claimed it, and never publishes: the next one leaves to others what it does not need.
+#[tokio::test]
+async fn what_only_an_earlier_generation_claimed_is_given_back() {
+    fixture::run("narrower", async |fixture| {
+        let scene = Scene::set(fixture, SETTINGS, None).await?;
+        let own = Watched::new(fixture, JOB);
+        fixture.apply(&scene.job(PLANNED)).await?;
+        own.phase("AwaitingApproval", RUN_LIMIT, |_| {}).await?;
+        fixture.cluster.kubectl(&["cordon", POOL_NODE]).await?;
+        let claimed = async {
+            approve(fixture, &own, JOB).await?;
+            until_claimed(fixture, &scene, 9).await?;
+            let narrower = json!({"runGeneration": 2, "window": {"start": "2026-11-03T10:00:00Z"}, "approval": {"planHash": null}});
+            anyhow::Ok(fixture.patch_job(JOB, narrower).await?)
+        }
+        .await;
+        fixture.cluster.kubectl(&["uncordon", POOL_NODE]).await?;
+        claimed?;
+        approve(fixture, &own, JOB).await?;
+        own.phase("Complete", RUN_LIMIT, |_| {}).await?;
+        until_claimed(fixture, &scene, 5).await
     })
     .await;
 }

@@ -102,7 +102,10 @@ async fn evicted(fixture: &Fixture, handles: &Handles, verb: &str) -> anyhow::Re
     pods(fixture).evict(&pod.name_any(), &EvictParams::default()).await?;
     handles.signal_pod(&pod, "worker", Signal::CONT)?;
     let next = ListParams::default().labels(&format!("weir.dev/unit={},weir.dev/attempt=2", label(&pod, "weir.dev/unit")));
-    let is_there = async || anyhow::Ok(ensure!(!jobs.list(&next).await?.items.is_empty(), "{} was the last attempt", pod.name_any()));
+    let is_there = async || {
+        ensure!(!jobs.list(&next).await?.items.is_empty(), "{} was the last attempt", pod.name_any());
+        Ok(())
+    };
     wait::until("the unit's next attempt", NEXT_WITHIN, is_there).await?;
     Ok(evicted.elapsed())
 }

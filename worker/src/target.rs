@@ -19,6 +19,7 @@ pub enum TargetError {
 impl Explain for TargetError {
     fn code(&self) -> FailureCode {
         match self {
+            Self::Admin(AdminError::Config(_)) => FailureCode::KafkaDenied,
             Self::Admin(error) if error.is_denied() => FailureCode::KafkaDenied,
             Self::Admin(_) => FailureCode::KafkaUnavailable,
             Self::Missing(_) => FailureCode::TopicMissing,

@@ -113,6 +113,9 @@ pub struct Extracted {
     pub filtered_out: u64,
     /// All invalid rows; those whose slice and event type are known are in `invalid_by` too.
     pub invalid: u64,
+    /// Those of them whose event time is known to be outside of the window, or in an excluded part.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub invalid_outside: u64,
     pub outside_window: u64,
     pub late: u64,
     pub selected: u64,
@@ -129,6 +132,10 @@ pub struct Extracted {
     pub quarantine: Option<PartRef>,
     /// Of the invalid and the late rows, the most frequent 50.
     pub reasons: Vec<ReasonCount>,
+}
+
+const fn is_zero(rows: &u64) -> bool {
+    *rows == 0
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

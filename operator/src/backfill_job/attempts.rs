@@ -19,6 +19,8 @@ const OUTSIDE_DELAY: Duration = Duration::from_secs(5);
 /// After the cluster ended a worker: nothing is wrong with the work, so it goes on at once at first.
 const DISRUPTED_DELAY: Duration = Duration::from_secs(1);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(60);
+/// So many workers in a row that the cluster ends are no accident any more.
+const DISRUPTED_OFTEN: u32 = 3;
 
 /// What follows from an ended worker whose unit is not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +45,20 @@ pub fn verdict(how: &Ending) -> Verdict {
         },
         Ending::Disrupted { .. } => Verdict::Again { delay: DISRUPTED_DELAY, waiting: None },
     }
+}
+
+/// That the cluster ends one worker after the other: it is tried again, and somebody should look. `uncounted` attempts came
+/// before this one that did not count either.
+pub fn ended_again(how: &Ending, attempt: u32, uncounted: u32) -> Option<Waiting> {
+    let Ending::Disrupted { reason, message } = how else { return None };
+    let colon = if message.is_empty() { "" } else { ": " };
+    (uncounted + 1 >= DISRUPTED_OFTEN).then(|| {
+        let message = format!(
+            "the cluster ended attempt {attempt} as it did those before ({reason}{colon}{message}); look at the pool's nodes, and at workers.scratch, \
+             workers.memory and workers.priorityClassName of the BackfillClass"
+        );
+        Waiting::new(Wait::WorkerCannotStart, message)
+    })
 }
 
 /// Several failures count as the gravest does.
@@ -100,6 +116,21 @@ mod tests {
         Ending::Reported(WorkerResult { unit: "u".into(), attempt: 1, items_done: 0, failures })
     }
 
+    fn disrupted(reason: &str, message: &str) -> Ending {
+        Ending::Disrupted { reason: reason.into(), message: message.into() }
+    }
+
+    #[test]
+    fn workers_that_the_cluster_ends_one_after_the_other_are_told_of() {
+        let evicted = disrupted("Evicted", "the node was low on resource: ephemeral-storage");
+        assert_eq!((ended_again(&evicted, 1, 0), ended_again(&evicted, 2, 1)), (None, None));
+        let told = ended_again(&evicted, 3, 2);
+        let is_told =
+            |told: &Waiting| told.wait.stalls() && told.message.contains("(Evicted: the node was low on resource: ephemeral-storage)");
+        assert!(told.as_ref().is_some_and(is_told), "{told:?}");
+        assert_eq!(ended_again(&report(&[FailureCode::Fenced]), 9, 8), None);
+    }
+
     #[test]
     fn only_the_workers_own_errors_use_up_attempts() {
         let crashed = |reason: &str| Ending::Crashed { reason: reason.into(), message: String::new() };
@@ -115,7 +146,7 @@ mod tests {
             (crashed("OOMKilled"), true),
             (crashed("Error"), true),
             (Ending::Succeeded, true),
-            (Ending::Disrupted { reason: "Evicted".into() }, false),
+            (disrupted("Evicted", ""), false),
             (Ending::NotStarted(StartProblem { reason: "StartError".into(), message: String::new() }), false),
         ];
         for (ending, counts) in cases {

@@ -4,13 +4,18 @@
 //! Claims are taken in the name of the run, so a second operator, or this one after its death, does the same again.
 //! `claims.json` in the run's folder says that all is taken. They are released once the run has its outcome and no worker of
 //! it is left: a publisher that starts later sees the outcome and ends.
+//!
+//! An earlier generation of the same job has often no outcome: a later one takes its place. Planning that one has fenced its
+//! publishers, so what it has claimed is given back with what the later one needs not, and with what that one gives back.
 
 use bytes::Bytes;
 use weir_crds::{
     contract::{
         FORMAT,
         claims::{ClaimTarget, ClaimsReleased, ClaimsTaken, EventTypes},
+        keys::{Folder, RunKeys},
         manifest::to_bytes,
+        names::RunId,
         plan::Plan,
         result::Outcome,
     },
@@ -56,7 +61,8 @@ pub fn to_take(view: &LedgerView, file: &PlanFile) -> Option<Action> {
 pub fn to_release(seen: &Observed, view: &LedgerView, outcome: Outcome) -> Option<Action> {
     let workers_left = seen.pods_left > 0 || seen.workers.iter().any(|worker| worker.is_open());
     match (view.claims, outcome, &view.plan) {
-        (Claimed::Taken, Outcome::Failed | Outcome::Canceled, Some(file)) if !workers_left => {
+        // Taking them may have ended half-way.
+        (Claimed::Nothing | Claimed::Taken, Outcome::Failed | Outcome::Canceled, Some(file)) if !workers_left => {
             let staged = |slice: &&Slice| view.manifests.staged.contains_key(slice.id.as_str());
             let kept = file.plan.slices.iter().filter(staged).map(|slice| slice.interval).collect();
             Some(Action::ReleaseClaims { scope: Box::new(Scope::of(&file.plan)), kept })
@@ -80,16 +86,47 @@ pub async fn take(ledger: &Ledger, prefix: &str, view: &LedgerView, scope: &Scop
             Err(error) => return Err(error),
         }
     }
+    let needed: Vec<Interval> = scope.slices.iter().map(|slice| slice.interval).collect();
+    release_earlier(ledger, prefix, view, scope, &needed).await?;
     let taken = ClaimsTaken { format: FORMAT, targets: scope.targets.clone(), event_types: scope.event_types.clone() };
     ledger.put_once(&view.keys.claims(), Bytes::from(to_bytes(&taken))).await?;
     Ok(None)
 }
 
 pub async fn release(ledger: &Ledger, prefix: &str, view: &LedgerView, scope: &Scope, kept: &[Interval]) -> Result<(), ClaimError> {
+    let all_kept = release_earlier(ledger, prefix, view, scope, kept).await?;
     for target in &scope.targets {
-        (Claims { ledger, prefix, target }).release(&view.run_id, &scope.slices, kept).await?;
+        (Claims { ledger, prefix, target }).release(&view.run_id, &scope.slices, &all_kept).await?;
     }
     let released = ClaimsReleased { format: FORMAT, kept: kept.to_vec() };
     ledger.put_once(&view.keys.claims_released(), Bytes::from(to_bytes(&released))).await?;
     Ok(())
+}
+
+/// Gives back what earlier generations have claimed of the same targets, but for `kept` and for what any of them has staged.
+/// Returns all that is kept.
+async fn release_earlier(
+    ledger: &Ledger,
+    prefix: &str,
+    view: &LedgerView,
+    scope: &Scope,
+    kept: &[Interval],
+) -> Result<Vec<Interval>, ClaimError> {
+    let (mut all_kept, mut earlier) = (kept.to_vec(), Vec::new());
+    let folders = ledger.folders(view.keys.job()).await?;
+    for generation in folders.iter().filter_map(|folder| RunKeys::generation_of(folder)).filter(|g| *g < view.run_id.generation) {
+        let run = RunId { generation, ..view.run_id.clone() };
+        let keys = RunKeys::new(prefix, &run);
+        let Some(plan) = ledger.get_json::<Plan>(&keys.plan()).await? else { continue };
+        let folder = keys.folder(Folder::Staged);
+        let staged: Vec<String> = ledger.list(&folder, None).await?.into_iter().map(|listed| listed.key).collect();
+        all_kept.extend(plan.slices.iter().filter(|slice| staged.contains(&keys.staged(&slice.id))).map(|slice| slice.interval));
+        earlier.push((run, plan.slices));
+    }
+    for (run, slices) in earlier {
+        for target in &scope.targets {
+            (Claims { ledger, prefix, target }).release(&run, &slices, &all_kept).await?;
+        }
+    }
+    Ok(all_kept)
 }

@@ -99,7 +99,12 @@ pub async fn read(ledger: &Ledger, wanted: &Wanted<'_>, cache: &mut RunCache) ->
     }
     claims(ledger, &keys, outcome.as_ref(), cache).await?;
     // A run that is over and still has something to give back is looked at as a whole: what it published it keeps.
-    let gives_back = cache.claims == Claimed::Taken && outcome.as_ref().is_some_and(|o| o.outcome != Outcome::Completed);
+    let gives_back = outcome.as_ref().is_some_and(|o| o.outcome != Outcome::Completed)
+        && match cache.claims {
+            Claimed::Taken => true,
+            Claimed::Nothing => ledger.head(&keys.plan()).await?.is_some(),
+            Claimed::Released => false,
+        };
     let settled = outcome.is_some() && wanted.settled == Some(run_id.generation) && !gives_back;
     if let Some(run) = cache.run.clone().filter(|_| !settled) {
         refresh(ledger, &keys, &run, cache).await?;
@@ -125,7 +130,7 @@ async fn claims(ledger: &Ledger, keys: &RunKeys, outcome: Option<&OutcomeRecord>
     if cache.claims == Claimed::Nothing && cache.run.is_some() && ledger.head(&keys.claims()).await?.is_some() {
         cache.claims = Claimed::Taken;
     }
-    if cache.claims == Claimed::Taken && outcome.is_some() && ledger.head(&keys.claims_released()).await?.is_some() {
+    if cache.claims != Claimed::Released && outcome.is_some() && ledger.head(&keys.claims_released()).await?.is_some() {
         cache.claims = Claimed::Released;
     }
     Ok(())

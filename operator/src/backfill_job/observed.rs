@@ -193,7 +193,7 @@ pub enum Ending {
     /// Its container was never started.
     NotStarted(StartProblem),
     /// It was ended by the cluster: eviction, node loss, deletion.
-    Disrupted { reason: String },
+    Disrupted { reason: String, message: String },
 }
 
 impl Worker {

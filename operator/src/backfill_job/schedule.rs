@@ -16,7 +16,8 @@ use super::{
     work::{Standing, sentence},
 };
 
-/// A Job that takes this many times its planned time is silent, whatever its pod says.
+/// A Job that takes this many times its planned time is silent, whatever its pod says; a second attempt may take twice as long,
+/// and so on, so that one of them has the time that a unit needs which is larger than it was planned to be.
 const OVERDUE_FACTOR: u32 = 10;
 /// … but not before this: a plan of seconds would otherwise start a second worker for nothing.
 const OVERDUE_MIN: Duration = Duration::from_secs(600);
@@ -126,6 +127,7 @@ impl Turn {
                     }
                     Verdict::Again { delay, waiting } => {
                         let uncounted = worker.attempt.saturating_sub(recorded + 1);
+                        let waiting = waiting.or_else(|| attempts::ended_again(how, worker.attempt, uncounted));
                         begin_at = begin_at.max(Some(attempts::after_wait(*at, delay, uncounted)));
                         // An outage is over once the next attempt runs. What stalls is said until that one has got further:
                         // it would be taken back and said again with every attempt otherwise.
@@ -216,7 +218,8 @@ fn holds_place(worker: &Worker, planned: Duration, now: Timestamp) -> bool {
 fn is_silent(worker: &Worker, planned: Duration, now: Timestamp) -> bool {
     match &worker.state {
         WorkerState::Running { since, node_silent } => {
-            let limit = planned.saturating_mul(OVERDUE_FACTOR).max(OVERDUE_MIN);
+            let limit =
+                planned.saturating_mul(OVERDUE_FACTOR).max(OVERDUE_MIN).saturating_mul(1 << worker.attempt.saturating_sub(1).min(16));
             *node_silent || now.duration_since(*since).unsigned_abs() > limit && now > *since
         }
         WorkerState::Starting { node_silent, .. } => *node_silent,

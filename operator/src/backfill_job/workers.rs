@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::api::{
     batch::v1::Job,
-    core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Event, Node, Pod},
+    core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Event, Node, Pod, PodStatus},
 };
 use kube::ResourceExt as _;
 use weir_crds::contract::{
@@ -182,20 +182,21 @@ fn node_silent(pod: &Pod, around: &Surroundings, now: Timestamp) -> bool {
 
 /// How a pod ended whose Job has failed.
 fn ending(pod: Option<&Pod>) -> Ending {
-    let disrupted = |reason: &str| Ending::Disrupted { reason: reason.into() };
-    let Some(pod) = pod else { return disrupted("its pod is gone") };
-    let reason = pod.status.as_ref().and_then(|s| s.reason.as_deref()).unwrap_or_default();
+    let disrupted = |reason: &str, message: &str| Ending::Disrupted { reason: reason.into(), message: message.into() };
+    let Some(pod) = pod else { return disrupted("its pod is gone", "") };
+    let said = |of: fn(&PodStatus) -> Option<&String>| pod.status.as_ref().and_then(of).map_or("", String::as_str);
+    let (reason, message) = (said(|s| s.reason.as_ref()), said(|s| s.message.as_ref()));
     let terminated = container(pod).and_then(|c| c.state.as_ref()).and_then(|s| s.terminated.as_ref());
     let reported = terminated.and_then(|t| t.message.as_deref()).and_then(|m| serde_json::from_str::<WorkerResult>(m).ok());
-    if let Some(("True", reason, _)) = condition(pod, "DisruptionTarget") {
-        return disrupted(reason);
+    if let Some(("True", reason, message)) = condition(pod, "DisruptionTarget") {
+        return disrupted(reason, message);
     }
     if DISRUPTIONS.contains(&reason) {
-        return disrupted(reason);
+        return disrupted(reason, message);
     }
     match (terminated, reported) {
         (_, Some(result)) => Ending::Reported(result),
-        (None, None) => disrupted("its container's end is not known"),
+        (None, None) => disrupted("its container's end is not known", ""),
         (Some(terminated), None) => ended_silently(pod, terminated),
     }
 }
@@ -208,7 +209,7 @@ fn ended_silently(pod: &Pod, terminated: &ContainerStateTerminated) -> Ending {
     }
     // Somebody deleted the pod, or its node came back without it.
     if pod.metadata.deletion_timestamp.is_some() || reason == "ContainerStatusUnknown" {
-        return Ending::Disrupted { reason: reason.into() };
+        return Ending::Disrupted { reason: reason.into(), message };
     }
     let message = format!("exit code {}; {message}", terminated.exit_code);
     Ending::Crashed { reason: reason.into(), message: message.trim_end_matches("; ").to_owned() }

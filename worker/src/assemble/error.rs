@@ -42,7 +42,7 @@ pub enum AssembleError {
     )]
     OverLimit { source_name: String, event_type: String, found: u64, total: u64, limit: String },
     #[error(
-        "of the rows of source {source_name} that may belong to the slice, {found} of {total} are so broken that they have no event time; reconstruct.maxQuarantinedPercent allows {limit} %"
+        "of the rows of source {source_name} that may belong to the slice, {found} of {total} are so broken that they have no event time, or no event type; reconstruct.maxQuarantinedPercent allows {limit} %"
     )]
     OverLimitUnplaced { source_name: String, found: u64, total: u64, limit: String },
     #[error("the slice has more than {max} event types; is eventType the right column?")]

@@ -29,7 +29,7 @@ pub struct ChunkShare {
     pub invalid: BTreeMap<String, u64>,
     /// Rows that were read of the chunk, whatever their slice.
     pub read: u64,
-    /// Invalid rows of the chunk that got no event time and type: they may belong to any slice it has rows of.
+    /// Invalid rows of the chunk that have no event time, or no type: they may belong to any slice it has rows of.
     pub unplaced: u64,
 }
 
@@ -90,7 +90,7 @@ impl ChunkShare {
             selected: mine.map_or(0, |entry| entry.rows),
             invalid,
             read: manifest.read,
-            unplaced: manifest.invalid.saturating_sub(placed),
+            unplaced: manifest.invalid.saturating_sub(placed + manifest.invalid_outside),
         }
     }
 }

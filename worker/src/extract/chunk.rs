@@ -174,6 +174,7 @@ impl Extractor {
             expanded: counts.expanded,
             filtered_out: counts.filtered_out,
             invalid: counts.invalid,
+            invalid_outside: counts.invalid_outside,
             outside_window: counts.outside_window,
             late: counts.late,
             selected: counts.selected,

@@ -27,6 +27,8 @@ pub struct Counts {
     pub filtered_out: u64,
     /// Rows set aside because they are not what they must be.
     pub invalid: u64,
+    /// Those of them that are known to be outside the window or in an excluded part.
+    pub invalid_outside: u64,
     /// Rows outside the window or in an excluded part.
     pub outside_window: u64,
     /// Rows whose event time is outside what the source allows for the object they came in.
@@ -46,6 +48,7 @@ impl Counts {
         self.expanded += other.expanded;
         self.filtered_out += other.filtered_out;
         self.invalid += other.invalid;
+        self.invalid_outside += other.invalid_outside;
         self.outside_window += other.outside_window;
         self.late += other.late;
         self.selected += other.selected;

@@ -113,20 +113,22 @@ fn process(worker: &mut Worker, batch: &Batch) -> Processed {
 
 #[test]
 fn every_row_is_placed_once() {
-    let processed = process(&mut worker(), &block(0, &lines()));
+    let mut lines_and_more = lines();
+    lines_and_more.push(line("", "04:00:00", 1, r#"["x"]"#));
+    let processed = process(&mut worker(), &block(0, &lines_and_more));
     let counts = &processed.counts;
-    assert_eq!((counts.read, counts.expanded, counts.filtered_out), (10, 1, 2));
-    assert_eq!((counts.invalid, counts.outside_window, counts.late, counts.selected), (2, 2, 1, 4));
+    assert_eq!((counts.read, counts.expanded, counts.filtered_out), (11, 1, 2));
+    assert_eq!((counts.invalid, counts.invalid_outside, counts.outside_window, counts.late, counts.selected), (3, 1, 2, 1, 4));
     counts.check("c").unwrap();
-    assert_eq!(set_aside(&processed), [(6, "Late"), (7, "MissingEventId"), (8, "InvalidJson")]);
+    assert_eq!(set_aside(&processed), [(6, "Late"), (7, "MissingEventId"), (8, "InvalidJson"), (12, "MissingEventId")]);
     let late = &processed.set_aside[0];
     assert_eq!(String::from_utf8_lossy(&late.raw), lines()[5]);
     assert!(late.detail.contains("is not in [2026-11-03T05:00:00Z, 2026-11-03T07:00:00Z)"), "{}", late.detail);
     assert_eq!((late.object.as_str(), late.pin.as_str(), late.event_type.as_deref()), ("s3://bucket/a", "\"tag\"", Some("click")));
     // 06:20 is in the fifth slice that is left: 05:00, 05:15, 05:45, 06:00, 06:15.
     assert_eq!(counts.invalid_by.iter().collect::<Vec<_>>(), [(&(4, "click".to_owned()), &1)]);
-    assert_eq!(counts.reasons["MissingEventId at event_id"], 1);
-    assert_eq!(processed.unknown.by_path["extra"], 9);
+    assert_eq!(counts.reasons["MissingEventId at event_id"], 2);
+    assert_eq!(processed.unknown.by_path["extra"], 10);
     let rows: Vec<_> = processed.selected.iter().map(|(slice, rows)| (*slice, rows.num_rows())).collect();
     assert_eq!(rows, [(0, 1), (3, 2), (6, 1)]);
 }

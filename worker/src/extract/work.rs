@@ -164,10 +164,12 @@ impl Worker {
     fn set_aside_fault(&self, source: &Batch, fault: RowFault, processed: &mut Processed) {
         processed.counts.invalid += 1;
         processed.counts.count_reason(fault.fault.key(), 1);
-        if let (Some(time), Some(event_type)) = (fault.event_time_us, &fault.event_type)
-            && let Placement::Slice(slice) = self.shared.slicing.place(time)
-        {
-            *processed.counts.invalid_by.entry((slice, event_type.clone())).or_default() += 1;
+        match (fault.event_time_us.map(|time| self.shared.slicing.place(time)), &fault.event_type) {
+            (Some(Placement::Outside), _) => processed.counts.invalid_outside += 1,
+            (Some(Placement::Slice(slice)), Some(event_type)) => {
+                *processed.counts.invalid_by.entry((slice, event_type.clone())).or_default() += 1;
+            }
+            (Some(Placement::Slice(_)), None) | (None, _) => {}
         }
         let mut row = self.shared.row(source.object(), fault.row, fault.fault.reason.code().to_owned(), fault.fault.describe());
         (row.sub, row.event_time_us, row.event_type) = (fault.sub, fault.event_time_us, fault.event_type);

@@ -7,7 +7,6 @@ use weir_kafka::range::RangeError;
 use weir_ledger::{ClientError, LedgerError};
 
 use super::objects::OBJECTS_MAX;
-use super::present::IDS_MAX;
 use crate::extract::ExtractError;
 use crate::publish::PublishError;
 use crate::run::{RunError, store_code};
@@ -87,17 +86,6 @@ pub enum PlanError {
     /// Taking a bucket over from an earlier generation, or reading what that one published.
     #[error(transparent)]
     Publish(Box<PublishError>),
-    /// More than a worker can remember.
-    #[error(
-        "generation {generation} has published more than {IDS_MAX} events to topic {topic} by other rules (sources, reconstruct.columns, key or \
-         partitioner), so that each could be anywhere in it"
-    )]
-    TooManyPresent {
-        /// The target.
-        topic: String,
-        /// Which.
-        generation: u32,
-    },
     /// A thread ended early.
     #[error("a thread of planning ended early")]
     Thread,
@@ -147,7 +135,6 @@ impl Explain for PlanError {
             Self::Source(error) => error.code(),
             Self::Run(error) => error.code(),
             Self::Publish(error) => error.code(),
-            Self::TooManyPresent { .. } => FailureCode::TooLarge,
             Self::Target(error) => error.code(),
             Self::Store(error) => store_code(error),
             Self::Client(_) => FailureCode::SourceDenied,
@@ -172,7 +159,6 @@ impl Explain for PlanError {
             Self::Select(error) => error.field(),
             Self::Target(error) => error.field(),
             Self::Publish(error) => error.field(),
-            Self::TooManyPresent { .. } => Some("spec.sinks[].kafka.topic".to_owned()),
             Self::Template { origin, .. } => Some(format!("spec.sources[{origin}].s3.prefix")),
             Self::NoBucket { origin } => Some(format!("spec.sources[{origin}].s3")),
             Self::NoSlices => Some("spec.window.exclude".to_owned()),
@@ -196,7 +182,6 @@ impl Explain for PlanError {
             Self::Select(error) => error.remedy(),
             Self::Target(error) => error.remedy(),
             Self::Publish(error) => error.remedy(),
-            Self::TooManyPresent { .. } => Some("set the rules back, or publish to a side topic".to_owned()),
             Self::Unsuitable { remedy, .. } => Some(remedy.clone()),
             Self::NoSlices => Some("exclude less, or leave the job out".to_owned()),
             Self::NoObjects { .. } => {

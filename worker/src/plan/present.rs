@@ -4,9 +4,8 @@
 //! Where an event may have another partition or slice than an earlier generation gave it (`Earlier::places_otherwise`), no
 //! bucket alone could tell whether it is there. Then planning reads the ids of everything that is, and the plan pins them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
-use weir_crds::contract::digest::Sha256Digest;
 use weir_crds::contract::manifest::PartRef;
 use weir_crds::contract::names::progress_topic;
 use weir_crds::contract::plan::{Bucket, Plan, PlannedSink};
@@ -16,14 +15,12 @@ use weir_kafka::{Admin, Holder, KafkaConfig};
 use super::error::PlanError;
 use crate::publish::PublishError;
 use crate::publish::generations::{self, Earlier};
-use crate::publish::present::{PlannedIds, ShortId, read_ids};
+use crate::publish::ids::{IdSorter, ShortId, SortedIds};
+use crate::publish::present::read_ids;
 use crate::publish::progress::by_generation;
 use crate::publish::start;
-use crate::run::Run;
+use crate::run::{Run, RunError};
 use crate::target::TargetError;
-
-/// Ids that a publishing worker holds in memory, sixteen bytes each.
-pub const IDS_MAX: usize = 4_000_000;
 
 /// The last progress of each earlier generation, by bucket.
 type Progress = BTreeMap<String, BTreeMap<u32, BucketProgress>>;
@@ -44,13 +41,12 @@ pub async fn settle(run: &Run, plan: &mut Plan) -> Result<(), PlanError> {
         }
         let config = run.kafka(&sink.cluster)?;
         let progress = take_over(run, plan, index, &config).await?;
-        earlier.retain(|generation| generation.places_otherwise(&run.spec, &sink.name));
+        earlier.retain(|generation| generation.places_otherwise(plan, &run.spec, &sink.name));
         if !earlier.is_empty() {
-            let ids = PlannedIds::bytes_of(ids(run, plan, index, &config, &earlier, &progress).await?);
-            let sha256 = Sha256Digest::of(&ids);
-            let rows = (ids.len() / size_of::<ShortId>()) as u64;
-            let part = PartRef { key: run.keys.present(&sink.name, &sha256.short()), digest: sha256.into(), bytes: ids.len() as u64, rows };
-            run.ledger.put_part(&part.key, ids).await?;
+            let SortedIds { file, ids, digest } = ids(run, plan, index, &config, &earlier, &progress).await?;
+            let bytes = ids * size_of::<ShortId>() as u64;
+            let part = PartRef { key: run.keys.present(&sink.name, &digest.short()), digest, bytes, rows: ids };
+            run.ledger.put_part_file(&part.key, file.path()).await?;
             plan.sinks[index].present = Some(part);
         }
     }
@@ -105,8 +101,8 @@ async fn ids(
     config: &KafkaConfig,
     earlier: &[&Earlier],
     progress: &Progress,
-) -> Result<HashSet<ShortId>, PlanError> {
-    let mut ids = HashSet::new();
+) -> Result<SortedIds, PlanError> {
+    let mut ids = IdSorter::new(&run.scratch);
     for generation in earlier {
         let mut ranges = Vec::new();
         for bucket in buckets(plan, index) {
@@ -114,13 +110,9 @@ async fn ids(
             ranges.extend(generation.ranges(&run.ledger, &bucket.id, last, |_| true).await?);
         }
         let (config, topic, id) = (config.clone(), plan.sinks[index].topic.clone(), generation.run.to_string());
-        let read = tokio::task::spawn_blocking(move || {
-            read_ids(&config, &topic, &id, &ranges, |id| _ = ids.len() <= IDS_MAX && ids.insert(id)).map(|()| ids)
-        });
+        let read = tokio::task::spawn_blocking(move || read_ids(&config, &topic, &id, &ranges, |id| ids.push(id)).map(|()| ids));
         ids = read.await.map_err(|_| PlanError::Thread)??;
-        if ids.len() > IDS_MAX {
-            return Err(PlanError::TooManyPresent { topic: plan.sinks[index].topic.clone(), generation: generation.run.generation });
-        }
     }
-    Ok(ids)
+    let sorted = tokio::task::spawn_blocking(move || ids.finish()).await.map_err(|_| PlanError::Thread)?;
+    Ok(sorted.map_err(RunError::Scratch)?)
 }

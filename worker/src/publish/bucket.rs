@@ -20,7 +20,8 @@ use weir_kafka::{Admin, Consequence, Holder, KafkaConfig};
 
 use super::{
     error::PublishError,
-    present::{Generations, PlannedIds, Present},
+    ids::Ids,
+    present::{Generations, Present},
     progress::Identity,
     slice::SliceJob,
     start::{self, Started},
@@ -47,7 +48,7 @@ pub struct BucketPublisher {
 /// What the buckets of a process have in common.
 pub struct Shared {
     pub admin: Admin,
-    pub planned_ids: Arc<OnceCell<PlannedIds>>,
+    pub planned_ids: Arc<OnceCell<Ids>>,
     /// By slice, as far as they are staged.
     pub staged: Arc<BTreeMap<usize, Staged>>,
 }

@@ -124,6 +124,9 @@ fn transaction_code(own_generation: u32, error: &TransactionError) -> FailureCod
     match (error, error.consequence()) {
         (TransactionError::Taken { by, .. }, _) if by.generation > own_generation => FailureCode::Superseded,
         (TransactionError::Holder { .. }, _) => FailureCode::ProgressCorrupt,
+        // The credentials may be mended, or be in the middle of it.
+        (TransactionError::Config(_), _) => FailureCode::KafkaDenied,
+        (TransactionError::Client(_), _) => FailureCode::KafkaUnavailable,
         (_, Consequence::Yield) => FailureCode::Fenced,
         (_, Consequence::Refused) if error.is_denied() => FailureCode::KafkaDenied,
         (_, Consequence::Refused) => FailureCode::TargetUnsuitable,

@@ -78,13 +78,14 @@ impl Earlier {
     }
 
     /// Whether an event may now belong to another slice or partition of the sink than it did then. Partitions follow from the
-    /// key, slices from the time; both come from the sources and what is made of them.
-    pub fn places_otherwise(&self, spec: &RunSpec, sink: &str) -> bool {
+    /// key, slices from the time; both come from the objects, what the sources say of them, and what is made of that.
+    pub fn places_otherwise(&self, plan: &Plan, spec: &RunSpec, sink: &str) -> bool {
         let partitioner = |spec: &RunSpec| {
             let sink = spec.sinks.iter().find(|declared| declared.name == sink)?;
             sink.kafka.as_ref().map(|kafka| (kafka.partitioner, kafka.key))
         };
-        self.spec.sources != spec.sources
+        self.plan.objects.digest != plan.objects.digest
+            || self.spec.sources != spec.sources
             || self.spec.reconstruct.columns != spec.reconstruct.columns
             || partitioner(&self.spec) != partitioner(spec)
     }

@@ -6,6 +6,7 @@
 pub mod bucket;
 pub mod error;
 pub mod generations;
+pub mod ids;
 pub mod present;
 pub mod progress;
 pub mod slice;
@@ -20,7 +21,7 @@ use weir_kafka::Admin;
 
 use bucket::{BucketPublisher, Shared};
 pub use error::PublishError;
-use present::PlannedIds;
+use ids::Ids;
 
 use crate::{progress::Counters, run::PlannedRun, target::TargetError};
 
@@ -38,7 +39,7 @@ pub async fn publish(
         Err(error) => return buckets.into_iter().next().map(|bucket| (bucket.id, Err(error))).into_iter().collect(),
     };
     // Of each sink, once for all of its buckets; of each cluster, one client.
-    let planned_ids: Vec<Arc<OnceCell<PlannedIds>>> = planned.plan.sinks.iter().map(|_| Arc::default()).collect();
+    let planned_ids: Vec<Arc<OnceCell<Ids>>> = planned.plan.sinks.iter().map(|_| Arc::default()).collect();
     let mut admins = BTreeMap::new();
     let tasks: Vec<_> = buckets
         .into_iter()

@@ -4,12 +4,11 @@
 //! the same places as they had, a slice of a bucket needs the ids of the same times and the same bucket only; where they
 //! have not, planning has read all ids there are, since an event may have been published by any bucket.
 
-use std::{collections::HashSet, ops::ControlFlow};
+use std::{io, ops::ControlFlow};
 
-use bytes::Bytes;
 use tokio::{runtime::Handle, sync::OnceCell};
 use weir_crds::{
-    contract::{digest::Sha256Digest, manifest::PartRef, progress::BucketProgress},
+    contract::{manifest::PartRef, progress::BucketProgress},
     window::Interval,
 };
 use weir_kafka::{
@@ -20,6 +19,7 @@ use weir_kafka::{
 use super::{
     error::PublishError,
     generations::{self, Earlier},
+    ids::{Ids, ShortId, short},
     progress::{Identity, Records},
 };
 use crate::{
@@ -27,68 +27,47 @@ use crate::{
     run::{Run, RunError},
 };
 
-/// Of an event id, the first half of its SHA-256: no two ids meet by chance.
-pub type ShortId = [u8; 16];
-
 /// Event ids that are there.
 #[derive(Debug, Default)]
 pub struct Present {
-    ids: HashSet<ShortId>,
+    /// In ascending order: sixteen bytes for each, however large the slice.
+    ids: Vec<ShortId>,
     /// Those that planning has read.
-    planned: PlannedIds,
+    planned: Ids,
 }
 
 impl Present {
-    pub fn contains(&self, event_id: &str) -> bool {
-        if self.ids.is_empty() && self.planned.0.is_empty() {
-            return false;
+    pub fn contains(&self, event_id: &str) -> io::Result<bool> {
+        if self.ids.is_empty() && self.planned.is_empty() {
+            return Ok(false);
         }
         let id = short(event_id.as_bytes());
-        self.ids.contains(&id) || self.planned.contains(&id)
+        Ok(self.ids.binary_search(&id).is_ok() || self.planned.contains(&id)?)
     }
 }
 
-fn short(event_id: &[u8]) -> ShortId {
-    let mut half = [0; size_of::<ShortId>()];
-    half.copy_from_slice(&Sha256Digest::of(event_id).as_bytes()[..size_of::<ShortId>()]);
-    half
-}
-
-/// The part that planning writes: short ids in ascending order, one behind the other.
-#[derive(Clone, Debug, Default)]
-pub struct PlannedIds(Bytes);
-
-impl PlannedIds {
-    /// The part's bytes.
-    pub fn bytes_of(ids: impl IntoIterator<Item = ShortId>) -> Bytes {
-        let mut ids: Vec<ShortId> = ids.into_iter().collect();
-        ids.sort_unstable();
-        Bytes::from(ids.concat())
-    }
-
-    /// Reads the part of a sink, which is what the plan says.
-    pub async fn read(run: &Run, part: Option<&PartRef>) -> Result<Self, PublishError> {
-        let Some(part) = part else { return Ok(Self::default()) };
-        let bytes = run.ledger.get(&part.key).await.map_err(RunError::Store)?;
-        let bytes = bytes.ok_or_else(|| RunError::Missing { key: part.key.clone() })?;
-        let found = part.digest.of_same_kind(&bytes);
-        if found != part.digest {
-            return Err(PublishError::Part {
-                key: part.key.clone(),
-                what: format!("its digest is {found}, the plan says {}", part.digest),
-            });
-        }
-        Ok(Self(bytes))
-    }
-
-    fn contains(&self, id: &ShortId) -> bool {
-        let (ids, _) = self.0.as_chunks::<{ size_of::<ShortId>() }>();
-        ids.binary_search(id).is_ok()
+/// Fetches the ids that planning has put for a sink, which are what the plan says.
+async fn fetch(run: &Run, part: Option<&PartRef>) -> Result<Ids, PublishError> {
+    let Some(part) = part else { return Ok(Ids::default()) };
+    let mut file = run.scratch.file().map_err(RunError::Scratch)?;
+    file.reserve(part.bytes).map_err(RunError::Scratch)?;
+    run.ledger.download(&part.key, file.path()).await.map_err(RunError::Store)?;
+    let (ids, found) = Ids::open(file, &part.digest).map_err(RunError::Scratch)?;
+    if found == part.digest {
+        Ok(ids)
+    } else {
+        Err(PublishError::Part { key: part.key.clone(), what: format!("its digest is {found}, the plan says {}", part.digest) })
     }
 }
 
 /// Short ids of the records in `ranges` that a run published.
-pub fn read_ids(config: &KafkaConfig, topic: &str, run: &str, ranges: &[Range], mut see: impl FnMut(ShortId)) -> Result<(), PublishError> {
+pub fn read_ids(
+    config: &KafkaConfig,
+    topic: &str,
+    run: &str,
+    ranges: &[Range],
+    mut see: impl FnMut(ShortId) -> io::Result<()>,
+) -> Result<(), PublishError> {
     if ranges.is_empty() {
         return Ok(());
     }
@@ -96,30 +75,34 @@ pub fn read_ids(config: &KafkaConfig, topic: &str, run: &str, ranges: &[Range], 
     let read = reader.read(ranges, |record| {
         if record.header(headers::RUN) == Some(run.as_bytes())
             && let Some(id) = record.header(headers::EVENT_ID)
+            && let Err(error) = see(short(id))
         {
-            see(short(id));
+            return ControlFlow::Break(error);
         }
-        ControlFlow::<()>::Continue(())
+        ControlFlow::Continue(())
     });
-    read.map(drop).map_err(PublishError::ReadPresent)
+    match read.map_err(PublishError::ReadPresent)? {
+        None => Ok(()),
+        Some(error) => Err(RunError::Scratch(error).into()),
+    }
 }
 
 /// Earlier generations of the job, as far as they concern a bucket.
 pub struct Generations {
     /// Those whose events have the same places, each with its last progress record of the bucket.
     alike: Vec<(Earlier, Option<BucketProgress>)>,
-    planned: PlannedIds,
+    planned: Ids,
 }
 
 impl Generations {
     /// Looks at what the artifact store has of them. `planned` is read once for all buckets of a sink.
-    pub fn read(identity: &Identity, records: &mut Records, planned: &OnceCell<PlannedIds>) -> Result<Self, PublishError> {
+    pub fn read(identity: &Identity, records: &mut Records, planned: &OnceCell<Ids>) -> Result<Self, PublishError> {
         let run = &identity.planned.run;
         let part = identity.sink.present.as_ref();
-        let planned = Handle::current().block_on(planned.get_or_try_init(|| PlannedIds::read(run, part)))?.clone();
+        let planned = Handle::current().block_on(planned.get_or_try_init(|| fetch(run, part)))?.clone();
         let mut alike = Vec::new();
         for earlier in Handle::current().block_on(generations::earlier(run))? {
-            if earlier.published_to(&identity.sink)? && !earlier.places_otherwise(&run.spec, &identity.sink.name) {
+            if earlier.published_to(&identity.sink)? && !earlier.places_otherwise(&identity.planned.plan, &run.spec, &identity.sink.name) {
                 let progress = records.earlier.remove(&earlier.run.generation);
                 alike.push((earlier, progress));
             }
@@ -129,26 +112,37 @@ impl Generations {
 
     /// The ids of what they published of the slices that overlap `times`, and of what was read by planning.
     pub fn present(&self, identity: &Identity, config: &KafkaConfig, times: Interval) -> Result<Present, PublishError> {
-        let mut present = Present { ids: HashSet::new(), planned: self.planned.clone() };
+        let mut present = Present { ids: Vec::new(), planned: self.planned.clone() };
         for (earlier, progress) in &self.alike {
             let ledger = &identity.planned.run.ledger;
             let overlaps = |slice: &weir_crds::window::Slice| slice.interval.overlaps(&times);
             let ranges = Handle::current().block_on(earlier.ranges(ledger, &identity.bucket.id, progress.as_ref(), overlaps))?;
-            read_ids(config, &identity.sink.topic, &earlier.run.to_string(), &ranges, |id| _ = present.ids.insert(id))?;
+            read_ids(config, &identity.sink.topic, &earlier.run.to_string(), &ranges, |id| {
+                present.ids.push(id);
+                Ok(())
+            })?;
         }
+        present.ids.sort_unstable();
         Ok(present)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
     use super::*;
+    use crate::{publish::ids::IdSorter, scratch::Scratch};
 
     #[test]
-    fn planned_ids_are_found_and_no_others() {
-        let planned = PlannedIds(PlannedIds::bytes_of((0..1000).map(|n: u32| short(&n.to_be_bytes()))));
-        let present = Present { ids: HashSet::from([short(b"narrow")]), planned };
-        assert!((0..1000).all(|n: u32| present.planned.contains(&short(&n.to_be_bytes()))));
-        assert!(present.contains("narrow") && !present.contains("neither") && !Present::default().contains("narrow"));
+    fn an_id_is_found_wherever_it_comes_from() {
+        let parent = tempfile::tempdir().unwrap();
+        let scratch = Scratch::new(parent.path(), None).unwrap();
+        let mut sorter = IdSorter::new(&scratch);
+        sorter.push(short(b"planned")).unwrap();
+        let sorted = sorter.finish().unwrap();
+        let (planned, _) = Ids::open(sorted.file, &sorted.digest).unwrap();
+        let present = Present { ids: vec![short(b"narrow")], planned };
+        let found = ["planned", "narrow", "neither"].map(|id| present.contains(id).unwrap());
+        assert_eq!((found, Present::default().contains("narrow").unwrap()), ([true, true, false], false));
     }
 }

@@ -169,7 +169,7 @@ impl SliceJob<'_> {
         let before = published.staged;
         published.staged.count(record.view());
         at.rows += 1;
-        if self.present.contains(record.event_id) {
+        if self.present.contains(record.event_id).map_err(RunError::Scratch)? {
             return Ok(0);
         }
         if published.sent == before {

@@ -54,6 +54,8 @@ pub struct World {
     pub mode: &'static str,
     /// The column that is the records' key.
     pub key: &'static str,
+    /// What the source objects hold, so far as it differs: events of other users.
+    pub objects: &'static str,
 }
 
 fn env(name: &str) -> String {
@@ -69,7 +71,7 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("aws-access-key-id"), env("AWS_ACCESS_KEY_ID")).unwrap();
         std::fs::write(dir.path().join("aws-secret-access-key"), env("AWS_SECRET_ACCESS_KEY")).unwrap();
-        let world = Self { dir, topic: unique.clone(), namespace: unique, mode: "InPlace", key: "user" };
+        let world = Self { dir, topic: unique.clone(), namespace: unique, mode: "InPlace", key: "user", objects: "" };
         let service = serde_json::from_value(world.store()["s3"].clone()).unwrap();
         let s3 = weir_ledger::s3_client(&service, Some(world.dir.path())).await.unwrap();
         s3.create_bucket().bucket(&world.namespace).send().await.unwrap();
@@ -151,9 +153,9 @@ impl World {
         let run = self.run(generation).await;
         let plan = self.plan(&run, generation).await;
         run.ledger.put_once(&run.keys.run(), Bytes::from(run.spec.to_bytes())).await.unwrap();
-        plan::put(&run, Draft { plan, object_list: Bytes::new() }).await.unwrap();
+        plan::put(&run, Draft { plan, object_list: Bytes::from_static(self.objects.as_bytes()) }).await.unwrap();
         let planned = run.planned().await.unwrap();
-        extracted(&planned, rows).await;
+        extracted(&planned, rows, self.objects.len()).await;
         planned
     }
 
@@ -199,7 +201,7 @@ impl World {
             "format": 1, "run": {"namespace": self.namespace, "name": "job", "generation": generation}, "runDigest": run.spec_digest, "workerImage": "w",
             "slices": (0..SLICES).map(slice).collect::<Vec<_>>(),
             "sources": [{"name": "logs", "objects": 1, "bytes": 1}],
-            "objects": {"key": "o", "sha256": Sha256Digest::of(b""), "bytes": 0, "rows": 1},
+            "objects": {"key": format!("o{generation}"), "sha256": Sha256Digest::of(self.objects.as_bytes()), "bytes": self.objects.len(), "rows": 1},
             "chunks": [{"id": "logs-00001", "source": 0, "firstObject": 0, "objects": 1, "bytes": 1}],
             "sinks": [{"name": "events", "cluster": "k", "clusterId": cluster.id, "topic": self.topic, "topicId": topic.id,
                 "partitions": topic.partitions.len(), "maxMessageBytes": 1_048_588}],
@@ -211,10 +213,10 @@ impl World {
 }
 
 /// Puts what `extract` would: one chunk with a segment for each slice.
-async fn extracted(planned: &PlannedRun, rows: &[Range<u64>]) {
+async fn extracted(planned: &PlannedRun, rows: &[Range<u64>], user_shift: usize) {
     let (mut data, mut index) = (Vec::new(), Vec::new());
     for (slice, rows) in planned.plan.slices.iter().zip(rows) {
-        let bytes = segment(slice.interval.start_us, rows.clone());
+        let bytes = segment(slice.interval.start_us, rows.clone(), user_shift as i64);
         let count = rows.end - rows.start;
         let segment = Segment { offset: data.len() as u64, length: bytes.len() as u64, rows: count, digest: ContentDigest::of(&bytes) };
         data.extend(bytes);
@@ -233,6 +235,7 @@ async fn extracted(planned: &PlannedRun, rows: &[Range<u64>]) {
         expanded: 0,
         filtered_out: 0,
         invalid: 0,
+        invalid_outside: 0,
         outside_window: 0,
         late: 0,
         selected: total,
@@ -246,7 +249,7 @@ async fn extracted(planned: &PlannedRun, rows: &[Range<u64>]) {
     planned.put_manifest(&planned.run.keys.extracted("logs-00001"), 0.0, manifest).await.unwrap();
 }
 
-fn segment(start_us: i64, rows: Range<u64>) -> Vec<u8> {
+fn segment(start_us: i64, rows: Range<u64>, user_shift: i64) -> Vec<u8> {
     let schema = Arc::new(Schema::new(vec![
         Field::new("id", DataType::Utf8, true),
         Field::new("at", timestamp_type(), true),
@@ -264,7 +267,7 @@ fn segment(start_us: i64, rows: Range<u64>) -> Vec<u8> {
             TimestampMicrosecondArray::from_iter_values(rows.clone().map(|row| start_us + (row % 60_000) as i64 * 1000)).with_timezone(UTC),
         ),
         Arc::new(StringArray::from_iter_values(rows.clone().map(|_| "click"))),
-        Arc::new(Int64Array::from_iter(rows.clone().map(|row| (row % 7 > 0).then_some(row as i64 % 100)))),
+        Arc::new(Int64Array::from_iter(rows.clone().map(|row| (row % 7 > 0).then_some(row as i64 % 100 + user_shift)))),
         Arc::new(UInt16Array::from(vec![0; count])),
         Arc::new(UInt32Array::from(vec![0; count])),
         Arc::new(UInt64Array::from_iter_values(rows)),

@@ -1,5 +1,7 @@
 //! What follows from workers that do not start, go silent, fail or are refused something.
 
+use std::collections::BTreeMap;
+
 use weir_crds::{
     backfill_job::Phase,
     contract::result::{Failure, FailureCode, WorkerResult},
@@ -74,6 +76,29 @@ fn the_next_attempt_begins_beside_a_silent_one() {
 }
 
 #[test]
+fn a_unit_that_takes_hours_more_than_planned_is_done_all_the_same() {
+    const MINUTES: u32 = 180;
+    let mut world = World::planned(1);
+    world.turn();
+    let mut begun: BTreeMap<String, u32> = BTreeMap::new();
+    for minute in 0..10 * MINUTES {
+        for name in world.workers.keys().cloned().collect::<Vec<_>>() {
+            if !begun.contains_key(&name) {
+                begun.insert(name.clone(), minute);
+                world.start(&name);
+            }
+        }
+        if world.workers.keys().any(|name| minute - begun[name] >= MINUTES) {
+            assert!(world.created.len() <= 7, "{:?}", world.created);
+            return;
+        }
+        world.turn();
+        world.pass(60);
+    }
+    panic!("no attempt had the time: {:?}", world.created);
+}
+
+#[test]
 fn the_next_attempt_begins_beside_one_on_a_lost_node() {
     for begun in [true, false] {
         let mut world = World::planned(1);
@@ -94,7 +119,7 @@ fn the_next_attempt_begins_beside_one_on_a_lost_node() {
         assert_eq!((world.created.len(), world.workers.len()), (3, 2));
         world.work("extract-0000");
         world.end(&second, Ending::Succeeded);
-        world.end(&name, Ending::Disrupted { reason: "NodeLost".into() });
+        world.end(&name, Ending::Disrupted { reason: "NodeLost".into(), message: String::new() });
         world.turn();
         assert!(world.failures.is_empty() && !world.workers.contains_key(&name) && !world.workers.contains_key(&second));
         assert!(world.created.last().unwrap().ends_with("-assemble-0000-a1"), "{:?}", world.created);

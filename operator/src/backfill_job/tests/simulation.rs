@@ -136,7 +136,7 @@ impl Simulation {
             match self.random.below(6) {
                 // `kubectl delete job`, or its TTL.
                 0 => drop(self.world.workers.remove(name)),
-                1 => self.world.end(name, Ending::Disrupted { reason: "Evicted".into() }),
+                1 => self.world.end(name, Ending::Disrupted { reason: "Evicted".into(), message: String::new() }),
                 2 => self.world.end(name, reported(FailureCode::StoreUnavailable, unit)),
                 3 => self.world.end(name, reported(FailureCode::Fenced, unit)),
                 4 => self.world.end(name, Ending::NotStarted(StartProblem { reason: "StartError".into(), message: "m".into() })),

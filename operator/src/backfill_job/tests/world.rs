@@ -328,6 +328,7 @@ impl World {
             expanded: 1,
             filtered_out: 2,
             invalid: 1,
+            invalid_outside: 0,
             outside_window: 0,
             late: 1,
             selected,
