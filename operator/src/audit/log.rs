@@ -14,6 +14,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    hash::{BuildHasher as _, Hasher as _, RandomState},
     time::Duration,
 };
 
@@ -123,6 +124,8 @@ pub struct Noted {
 #[derive(Debug)]
 pub struct Log {
     place: Place,
+    /// Of this process.
+    unread: u64,
     /// `None`: it was not read yet.
     head: Option<Head>,
     waiting: VecDeque<(Timestamp, Event)>,
@@ -145,6 +148,7 @@ impl Log {
     pub fn new(place: Place) -> Self {
         Self {
             place,
+            unread: RandomState::new().build_hasher().finish() / 2,
             head: None,
             waiting: VecDeque::new(),
             waiting_changes: 0,
@@ -172,9 +176,10 @@ impl Log {
         Some(AuditAnchor { chain: self.place.chain.clone(), sequence, digest })
     }
 
-    /// Behind which entry the next operation stands; those that wait count.
+    /// Behind which entry the next operation stands; those that wait count. Before the log was read nobody knows, and each process
+    /// has a number of its own: the same raise by the next one is another operation.
     pub fn after(&self) -> u64 {
-        self.head.map_or(0, |head| head.sequence) + self.waiting.len() as u64
+        self.head.map_or(self.unread, |head| head.sequence) + self.waiting.len() as u64
     }
 
     pub fn waiting_changes(&self) -> usize {

@@ -127,6 +127,12 @@ fn change(log: &Log, topic: &str, to: i64) -> Changed {
     Changed { operation, topic, topic_id, cause: "Raise".into(), keys, why, inferred: false }
 }
 
+#[test]
+fn before_the_log_was_read_each_process_has_operations_of_its_own() {
+    let [one, other] = [Log::new(place("a")), Log::new(place("a"))].map(|log| change(&log, "events", 2).operation);
+    assert_ne!(one, other);
+}
+
 fn open(store: &FakeStore, writer: &str) -> Log {
     let mut log = Log::new(place(writer));
     block_on(log.open(store, None, leads())).unwrap();
