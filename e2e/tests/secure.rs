@@ -1,5 +1,6 @@
 //! The broker's other doors. A job publishes through TLS, and through SCRAM over TLS with no more rights than the
-//! documentation lists; with the wrong password, or a right too few, it waits, says so, and goes on when that is mended.
+//! documentation lists; with the wrong password, or a right too few, it waits, says so, and goes on when that is mended. So does
+//! a retention policy.
 
 use std::time::Duration;
 
@@ -8,16 +9,19 @@ use kube::Api;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use serde_json::{Value, json};
 use weir_e2e::demo::scene::{JOB, Job, Scene};
-use weir_e2e::demo::watch::{Watched, condition};
+use weir_e2e::demo::watch::{Watched, condition, text};
 use weir_e2e::environment::names;
 use weir_e2e::fixture::{self, Fixture, LABEL, OPERATOR_NAMESPACE, SECRET};
 use weir_e2e::novashop::Settings;
+use weir_e2e::retention::{govern, policy, until_shown};
 use weir_e2e::wait;
 
 const SETTINGS: Settings = Settings { seed: 11, events: 10_000 };
 const RUN_LIMIT: Duration = Duration::from_secs(300);
 /// A cluster that is not ready is looked at every ten seconds.
 const SOON: Duration = Duration::from_secs(60);
+/// Topics are looked at every thirty seconds, and shown after the next look at offsets.
+const LOOKED: Duration = Duration::from_secs(120);
 const AUTO: Job<'_> = Job { generation: 1, approval: "Auto", parallelism: 2 };
 
 /// Has the scene's KafkaCluster reached by another door, and waits until the operator has come through it.
@@ -86,6 +90,71 @@ async fn until_refused(watched: &Watched, what: &str, words: &str) -> anyhow::Re
     Ok(())
 }
 
+/// The Secret that the operator comes with.
+async fn operators_secret(fixture: &Fixture, password: &str) -> anyhow::Result<String> {
+    let secret = fixture.name("broker");
+    let operators = json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": secret, "namespace": OPERATOR_NAMESPACE, "labels": {LABEL: fixture.namespace}},
+        "stringData": {"kafka-username": user(fixture, "operator"), "kafka-password": password},
+    });
+    fixture.cluster.apply(OPERATOR_NAMESPACE, &operators.to_string()).await?;
+    Ok(secret)
+}
+
+fn scram(secret: &str) -> Value {
+    json!({"security": {"protocol": "SaslTls", "mechanism": "ScramSha512"}, "credentialsSecretRef": {"name": secret}})
+}
+
+/// Waits until the policy says so of `Stalled`, with these words, and the topic is shown in that state.
+async fn until_policy_says(fixture: &Fixture, topic: &str, reason: &str, state: &str) -> anyhow::Result<()> {
+    let says = async || {
+        let policy = policy(fixture, "events").await?;
+        let (_, found, message) = condition(&policy, "Stalled");
+        ensure!(found == reason && (reason == "Watching" || message.contains(topic)), "{}", policy["status"]);
+        Ok(())
+    };
+    wait::until(&format!("the policy says {reason}"), LOOKED, says).await?;
+    let is_shown = |floor: &Value| text(floor, "/status/state") == state;
+    until_shown(fixture, topic, &format!("the topic is {state}"), LOOKED, is_shown).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_policy_says_which_topic_weir_may_not_look_at() {
+    fixture::run("denied", async |fixture| {
+        const PASSWORD: &str = "the-right-one";
+        let topic = fixture.name("events");
+        fixture.cluster.kafka.create_topic(&topic, 1, &[("retention.ms", "604800000")]).await?;
+        create_user(fixture, "operator", PASSWORD).await?;
+        let rights =
+            async || allow(fixture, "operator", &["Describe", "DescribeConfigs", "AlterConfigs", "Read"], &["--topic", &topic]).await;
+        rights().await?;
+        allow(fixture, "operator", &["Describe", "DescribeConfigs"], &["--cluster"]).await?;
+        allow(fixture, "operator", &["Describe"], &["--group", "*"]).await?;
+        let (cluster, secret) = (govern(fixture).await?, operators_secret(fixture, PASSWORD).await?);
+        enter_by(fixture, fixture.cluster.environment.get(names::KAFKA_SASL_BOOTSTRAP)?, scram(&secret)).await?;
+        let policy = json!({
+            "apiVersion": "weir.dev/v1alpha1", "kind": "TopicRetentionPolicy", "metadata": {"name": "events"},
+            "spec": {
+                "clusterRef": {"name": cluster}, "topics": {"patterns": [format!("^{}-.*$", fixture.namespace)]},
+                "floor": {"minimum": "168h"}, "enforcement": {"mode": "Enforce"}, "owners": {"team": "growth-data"},
+            },
+        });
+        fixture.apply(&policy.to_string()).await?;
+        until_policy_says(fixture, &topic, "Watching", "Healthy").await?;
+
+        let bootstrap = fixture.cluster.environment.get(names::KAFKA_BOOTSTRAP)?;
+        let remove = ["--bootstrap-server", bootstrap, "--remove", "--force", "--topic", &topic];
+        fixture.cluster.kafka_tool("org.apache.kafka.tools.AclCommand", &remove).await?;
+        until_policy_says(fixture, &topic, "DescribeDenied", "Unknown").await?;
+
+        rights().await?;
+        until_policy_says(fixture, &topic, "Watching", "Healthy").await
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_job_publishes_over_tls() {
     fixture::run("tls", async |fixture| {
@@ -108,18 +177,8 @@ async fn a_job_needs_the_right_password_and_the_rights_that_are_listed() {
             create_user(fixture, role, PASSWORD).await?;
         }
         allow_all_but_publishing(fixture, &scene.topic).await?;
-        let secret = fixture.name("broker");
-        let operators = json!({
-            "apiVersion": "v1", "kind": "Secret",
-            "metadata": {"name": secret, "namespace": OPERATOR_NAMESPACE, "labels": {LABEL: fixture.namespace}},
-            "stringData": {"kafka-username": user(fixture, "operator"), "kafka-password": PASSWORD},
-        });
-        fixture.cluster.apply(OPERATOR_NAMESPACE, &operators.to_string()).await?;
-        let spec = json!({
-            "security": {"protocol": "SaslTls", "mechanism": "ScramSha512"},
-            "credentialsSecretRef": {"name": secret},
-        });
-        enter_by(fixture, fixture.cluster.environment.get(names::KAFKA_SASL_BOOTSTRAP)?, spec).await?;
+        let secret = operators_secret(fixture, PASSWORD).await?;
+        enter_by(fixture, fixture.cluster.environment.get(names::KAFKA_SASL_BOOTSTRAP)?, scram(&secret)).await?;
 
         set_password(fixture, "not-the-password").await?;
         fixture.apply(&scene.job(AUTO)).await?;

@@ -226,15 +226,16 @@ impl History {
         let firm = floor.demands.iter().find(|demand| demand.reason != Reason::UnknownLag);
         let size_enforced = enforced.min(firm.map_or(Retention::Millis(0), |demand| demand.retention));
         let short = below(it.effective, round.keys.as_ref(), enforced, size_enforced);
-        let mut below_floor = short.is_some();
+        let mut size_lowered = None;
         if let (Some(config), Some(keys)) = (&seen.config, &round.keys) {
             self.accept(config, keys, it.effective, floor.retention, now_ms);
-            // Nobody may be able to say what a lower limit of size comes to.
-            let guards_size = rules.protect.retention_bytes && enforced >= floor.retention;
-            below_floor |= guards_size && self.kept.is_some_and(|kept| kept.is_size_above(keys));
-            self.witness(seen, below_floor);
+            let guards_size = rules.protect.retention_bytes && enforced >= floor.retention && short.is_none();
+            let kept = self.kept.filter(|kept| guards_size && seen.offsets_at_ms > 0 && kept.is_size_above(keys));
+            size_lowered = kept.and_then(|kept| Some(Finding::SizeLowered { from: kept.bytes, to: keys.retention_bytes? }));
+            self.witness(seen, short.is_some() || size_lowered.is_some());
         }
-        it.findings = self.findings(it, round, &floor, short.map(|to| (to, enforced)), rules);
+        let below_floor = short.is_some() || size_lowered.is_some();
+        it.findings = self.findings(it, round, &floor, short.map(|to| (to, enforced)), size_lowered, rules);
         let counts = |gap: &Gap| it.groups.get(&gap.group).is_none_or(|g| g.standing.counts());
         it.losses = self.losses(counts, below_floor, now_ms);
         if let (Some(config), Some(keys)) = (&seen.config, &round.keys) {
@@ -246,7 +247,7 @@ impl History {
                 enforced,
                 floor: floor.retention,
                 size_enforced,
-                held: self.held.is_some(),
+                is_blind: below_floor && short.is_none(),
                 groups: counting(&it.groups).collect(),
                 all_known: it.unknown.is_empty(),
                 storage: seen.storage,
@@ -266,6 +267,7 @@ impl History {
         round: &Round<'_>,
         floor: &Floor,
         short: Option<(Retention, Retention)>,
+        size_lowered: Option<Finding>,
         rules: &Rules,
     ) -> Vec<Finding> {
         let mut all = Vec::new();
@@ -273,6 +275,7 @@ impl History {
             let from = self.kept.map(|k| k.retention).filter(|from| *from > to);
             all.push(Finding::BelowFloor { from, to, floor });
         }
+        all.extend(size_lowered);
         if let Some(wanted) = floor.capped_from {
             all.push(Finding::FloorCapped { wanted, maximum: rules.maximum });
         }
@@ -314,6 +317,10 @@ impl History {
 
     /// `None` where a partition's size or rate is not known.
     fn bytes_per_ms(&self, seen: &Observed) -> Option<f64> {
+        if seen.partitions.is_empty() {
+            // Nobody has looked.
+            return None;
+        }
         let of = |(partition, log): (&i32, &Option<Log>)| self.partitions.get(partition)?.bytes((*log)?).map(|growth| growth.per_ms);
         seen.partitions.iter().map(of).try_fold(0.0, |fastest: f64, rate| Some(fastest.max(rate?)))
     }
@@ -469,7 +476,7 @@ fn state(it: &Assessment, history: &History) -> State {
         Finding::Missed(gap) if history.still_before(gap) => State::Lost,
         // It is over; the finding stays for the look-back.
         Finding::Missed(_) | Finding::Deleted(_) | Finding::Restored(_) => State::Healthy,
-        Finding::BelowFloor { .. } => State::Violated,
+        Finding::BelowFloor { .. } | Finding::SizeLowered { .. } => State::Violated,
         Finding::FloorCapped { .. }
         | Finding::EnforcementConflict { .. }
         | Finding::DeadConsumer { .. }

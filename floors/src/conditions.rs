@@ -53,7 +53,7 @@ fn must_not(topics: &Topics<'_>, kind: ConditionType, reasons: &[&'static str], 
 
 /// What was lowered not long ago and is back is said as well: whoever did it should learn of it.
 fn floor_satisfied(topics: &Topics<'_>, known: impl Fn(&Assessment) -> bool) -> Wanted {
-    let now = must_not(topics, ConditionType::FloorSatisfied, &["BelowFloor"], known);
+    let now = must_not(topics, ConditionType::FloorSatisfied, &["BelowFloor", "SizeLowered"], known);
     match worst(topics, &["RetentionRestored"]) {
         Some((reason, message)) if now.status == Some(true) => wanted(now.kind, now.status, reason, message),
         Some(_) | None => now,

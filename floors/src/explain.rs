@@ -120,6 +120,7 @@ impl Finding {
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::BelowFloor { .. } => "BelowFloor",
+            Self::SizeLowered { .. } => "SizeLowered",
             Self::FloorCapped { .. } => "FloorCapped",
             Self::Missed(Gap { cause: GapCause::Skipped, .. }) => "RecordsSkipped",
             Self::Missed(_) => "RecordsLost",
@@ -145,6 +146,7 @@ impl Finding {
             | Self::LagAboveSlo { group, .. }
             | Self::LossNear { group, .. } => Some(group),
             Self::BelowFloor { .. }
+            | Self::SizeLowered { .. }
             | Self::FloorCapped { .. }
             | Self::Deleted(_)
             | Self::EnforcementConflict { .. }
@@ -157,6 +159,7 @@ impl Finding {
         match self {
             Self::Missed(_) | Self::Deleted(_) | Self::LagAboveSlo { critical: true, .. } | Self::LossNear { .. } => true,
             Self::BelowFloor { .. }
+            | Self::SizeLowered { .. }
             | Self::FloorCapped { .. }
             | Self::Restored(_)
             | Self::EnforcementConflict { .. }
@@ -172,6 +175,12 @@ impl Finding {
             Self::BelowFloor { from, to, floor } => {
                 let from = from.map_or_else(String::new, |from| format!(" (lowered from {})", text::retention(from)));
                 format!("its retention of {}{from} is below the floor of {}", text::retention(*to), text::retention(*floor))
+            }
+            Self::SizeLowered { from, to } => {
+                let from = from.map_or_else(|| "no limit".to_owned(), |bytes| bytes.to_string());
+                format!(
+                    "retention.bytes was lowered from {from} to {to}, and nobody can say for how long that keeps records, or how long they are needed"
+                )
             }
             Self::FloorCapped { wanted, maximum } => {
                 format!("a floor of {} is needed, and the maximum of {} caps it", text::retention(*wanted), text::retention(*maximum))

@@ -65,6 +65,11 @@ pub enum Finding {
         to: Retention,
         floor: Retention,
     },
+    /// `retention.bytes` was lowered, and nobody can say what that comes to. `from`: without limit.
+    SizeLowered {
+        from: Option<i64>,
+        to: i64,
+    },
     /// The floor would be higher if the maximum let it.
     FloorCapped {
         wanted: Retention,

@@ -13,7 +13,7 @@ pub const SAMPLES_MAX: usize = 256;
 /// Timestamps of a partition: enough for each group that lags to have one near.
 const STAMPS_MAX: usize = 32;
 /// Rates are means over a day, so that a quiet night does not look like a quiet topic, or over all that is remembered, so that a
-/// quiet day does not either: whichever is greater.
+/// quiet day does not either: whichever is greater. Of a day in which nothing came only the end is remembered.
 const RATE_OVER_MS: i64 = DAY_MS;
 /// Less than that says nothing of a rate.
 const RATE_SPAN_MIN_MS: i64 = 10 * MINUTE_MS;

@@ -175,8 +175,7 @@ impl Series<i64> {
 
     /// Offsets per millisecond since `since_ms`, where that was observed for at least `span_min_ms`.
     pub fn rate(&self, since_ms: i64, span_min_ms: i64) -> Option<f64> {
-        // Of a stretch in which nothing came only its ends are kept, and the first may lie before.
-        let (t0, end0) = self.at(since_ms).or_else(|| self.since(since_ms))?;
+        let (t0, end0) = self.since(since_ms)?;
         let (t1, end1) = self.last()?;
         (t1 - t0 >= span_min_ms).then(|| (end1 - end0).max(0) as f64 / (t1 - t0) as f64)
     }

@@ -151,8 +151,8 @@ pub(crate) struct Situation<'a> {
     /// What is put back of what sizes allow. What is only held while a lag is not known is not in it: a size that was enough
     /// stays so, and has its own value held.
     pub size_enforced: Retention,
-    /// A lag is not known.
-    pub held: bool,
+    /// `retention.bytes` was lowered, and nobody can say what that comes to, or how much is needed.
+    pub is_blind: bool,
     /// Those that count.
     pub groups: Vec<&'a GroupLag>,
     pub all_known: bool,
@@ -187,13 +187,6 @@ impl Situation<'_> {
         let short = matches!(self.effective, Effective::Known { retention, by: Limit::Size } if retention < self.size_enforced);
         short && self.rules.protect.retention_bytes
     }
-
-    /// Whether `retention.bytes` was lowered while nobody can say what that comes to.
-    fn is_size_lowered_blindly(&self, kept: Kept) -> bool {
-        let is_blind = self.held || self.effective == Effective::Unknown(RetentionUnknown::FillTime);
-        // An exception may allow it.
-        is_blind && self.enforced >= self.floor && self.rules.protect.retention_bytes && kept.is_size_above(self.keys)
-    }
 }
 
 fn kafka_bytes(limit: Option<i64>) -> String {
@@ -212,8 +205,7 @@ impl History {
     fn repair(&self, s: &Situation<'_>) -> Option<Wanted> {
         let kept = self.kept.unwrap_or(Kept::of(s.keys));
         let time_short = s.keys.retention_ms < s.enforced;
-        let size_blind = s.is_size_lowered_blindly(kept);
-        let size_short = s.is_size_short() || size_blind;
+        let size_short = s.is_size_short() || s.is_blind;
         let lowered = (time_short && s.keys.retention_ms < kept.retention) || (size_short && kept.is_size_above(s.keys));
         // A full disk is no reason to leave what somebody lowered, and one to go no further than it was.
         let full = s.storage.is_above();
@@ -225,7 +217,7 @@ impl History {
         if size_short && s.is_guarded(RETENTION_BYTES) {
             let needed = s.bytes_per_ms.and_then(|per_ms| s.bytes_for(s.size_enforced, per_ms));
             let capped = needed.unwrap_or(i64::MAX).min(kept.bytes.unwrap_or(i64::MAX));
-            let to = match (size_blind, full && lowered) {
+            let to = match (s.is_blind, full && lowered) {
                 (true, _) => kept.bytes,
                 (false, true) => Some(capped).filter(|b| *b < i64::MAX),
                 (false, false) => needed,

@@ -50,6 +50,17 @@ fn a_quiet_day_does_not_make_a_small_limit_look_large() {
 }
 
 #[test]
+fn a_quiet_week_does_not_make_a_burst_look_slow() {
+    let mut world = World::new();
+    world.pass(6 * DAY_MS, HOUR_MS, 0, 0);
+    world.keeps_up(6 * HOUR_MS);
+    world.set(RETENTION_BYTES, 24 * 60 * 1000);
+    let said = sized(&mut world);
+    assert!(said.bytes_per_ms.unwrap() > 0.9 * 1000.0 / MINUTE_MS as f64, "{:?}", said.bytes_per_ms);
+    assert_eq!(now(&said).unwrap().0, Cause::Restore);
+}
+
+#[test]
 fn what_is_lowered_while_the_rate_is_not_known_goes_back_as_far_as_it_was() {
     let mut world = World::new();
     world.set(RETENTION_BYTES, 9000);

@@ -53,9 +53,9 @@ impl Kind {
 /// Judges what is to be there after a change.
 pub fn judge_own(kind: Kind, request: &Request, caches: &Caches, now: Timestamp) -> Judged {
     match kind {
-        Kind::BackfillJob => {
-            warned(checked::<BackfillJob>(request, |job| self::job(job, caches)), request, |job| overlaps::of(job, caches))
-        }
+        Kind::BackfillJob => warned(checked::<BackfillJob>(request, |job| self::job(job, caches)), request, |job| {
+            if moves(request) { overlaps::of(job, caches) } else { Vec::new() }
+        }),
         Kind::BackfillClass => checked::<BackfillClass>(request, |class| self::class(class, caches)),
         Kind::KafkaCluster => checked::<KafkaCluster>(request, |cluster| validate::kafka_cluster(&cluster.spec)),
         Kind::RetentionException => {
@@ -97,6 +97,12 @@ fn warned<K: DeserializeOwned>(judged: Judged, request: &Request, warnings: impl
 
 fn read<K: DeserializeOwned>(object: &Value) -> Result<K, serde_json::Error> {
     K::deserialize(object)
+}
+
+/// Whether a job is about another time or target after the change, or begins.
+fn moves(request: &Request) -> bool {
+    let at = |object: &Option<Value>, pointer: &str| object.as_ref().and_then(|object| object.pointer(pointer)).cloned();
+    ["/spec/window", "/spec/sinks", "/spec/suspend"].iter().any(|pointer| at(&request.object, pointer) != at(&request.old_object, pointer))
 }
 
 /// What is missing may come, and the job waits for it; what is there and does not allow it is said at once.

@@ -54,8 +54,8 @@ pub fn ended_again(how: &Ending, attempt: u32, uncounted: u32) -> Option<Waiting
     let colon = if message.is_empty() { "" } else { ": " };
     (uncounted + 1 >= DISRUPTED_OFTEN).then(|| {
         let message = format!(
-            "the cluster ended attempt {attempt} as it did those before ({reason}{colon}{message}); look at the pool's nodes, and at workers.scratch, \
-             workers.memory and workers.priorityClassName of the BackfillClass"
+            "the cluster ended attempt {attempt} ({reason}{colon}{message}), and none of the {uncounted} before it got to its end; if they ended the same way, \
+             look at the pool's nodes, and at workers.scratch, workers.memory and workers.priorityClassName of the BackfillClass"
         );
         Waiting::new(Wait::WorkerCannotStart, message)
     })

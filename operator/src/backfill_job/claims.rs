@@ -8,6 +8,8 @@
 //! An earlier generation of the same job has often no outcome: a later one takes its place. Planning that one has fenced its
 //! publishers, so what it has claimed is given back with what the later one needs not, and with what that one gives back.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use weir_crds::{
     contract::{
@@ -73,6 +75,10 @@ pub fn to_release(seen: &Observed, view: &LedgerView, outcome: Outcome) -> Optio
 
 /// Takes all claims and says so; or says whose claim is in the way.
 pub async fn take(ledger: &Ledger, prefix: &str, view: &LedgerView, scope: &Scope) -> Result<Option<Waiting>, ClaimError> {
+    // First, so that two jobs do not wait for what the other's earlier generation has claimed.
+    let needed: Vec<Interval> = scope.slices.iter().map(|slice| slice.interval).collect();
+    let open = earlier(ledger, prefix, view, |released| !released).await?;
+    release_earlier(ledger, prefix, scope, &open, &needed).await?;
     for target in &scope.targets {
         match (Claims { ledger, prefix, target }).take(&view.run_id, &scope.slices, &scope.event_types).await {
             Ok(()) => {}
@@ -86,15 +92,14 @@ pub async fn take(ledger: &Ledger, prefix: &str, view: &LedgerView, scope: &Scop
             Err(error) => return Err(error),
         }
     }
-    let needed: Vec<Interval> = scope.slices.iter().map(|slice| slice.interval).collect();
-    release_earlier(ledger, prefix, view, scope, &needed).await?;
     let taken = ClaimsTaken { format: FORMAT, targets: scope.targets.clone(), event_types: scope.event_types.clone() };
     ledger.put_once(&view.keys.claims(), Bytes::from(to_bytes(&taken))).await?;
     Ok(None)
 }
 
 pub async fn release(ledger: &Ledger, prefix: &str, view: &LedgerView, scope: &Scope, kept: &[Interval]) -> Result<(), ClaimError> {
-    let all_kept = release_earlier(ledger, prefix, view, scope, kept).await?;
+    let all = earlier(ledger, prefix, view, |_| true).await?;
+    let all_kept = release_earlier(ledger, prefix, scope, &all, kept).await?;
     for target in &scope.targets {
         (Claims { ledger, prefix, target }).release(&view.run_id, &scope.slices, &all_kept).await?;
     }
@@ -103,30 +108,51 @@ pub async fn release(ledger: &Ledger, prefix: &str, view: &LedgerView, scope: &S
     Ok(())
 }
 
+/// A generation that came before, was planned, and may have claimed its slices.
+struct Earlier {
+    run: RunId,
+    keys: RunKeys,
+    slices: Vec<Slice>,
+    staged: Vec<Interval>,
+}
+
+/// `is_wanted`: of one that has given back what it claimed, or what later ones do not need, or of one that has not.
+async fn earlier(ledger: &Ledger, prefix: &str, view: &LedgerView, is_wanted: impl Fn(bool) -> bool) -> Result<Vec<Earlier>, ClaimError> {
+    let mut all = Vec::new();
+    let folders = ledger.folders(view.keys.job()).await?;
+    for generation in folders.iter().filter_map(|folder| RunKeys::generation_of(folder)).filter(|g| *g < view.run_id.generation) {
+        let run = RunId { generation, ..view.run_id.clone() };
+        let keys = RunKeys::new(prefix, &run);
+        if !is_wanted(ledger.head(&keys.claims_released()).await?.is_some()) {
+            continue;
+        }
+        let Some(plan) = ledger.get_json::<Plan>(&keys.plan()).await? else { continue };
+        let listed: BTreeSet<String> =
+            ledger.list(&keys.folder(Folder::Staged), None).await?.into_iter().map(|listed| listed.key).collect();
+        let is_staged = |slice: &&Slice| listed.contains(&keys.staged(&slice.id));
+        let staged = plan.slices.iter().filter(is_staged).map(|slice| slice.interval).collect();
+        all.push(Earlier { run, keys, slices: plan.slices, staged });
+    }
+    Ok(all)
+}
+
 /// Gives back what earlier generations have claimed of the same targets, but for `kept` and for what any of them has staged.
 /// Returns all that is kept.
 async fn release_earlier(
     ledger: &Ledger,
     prefix: &str,
-    view: &LedgerView,
     scope: &Scope,
+    earlier: &[Earlier],
     kept: &[Interval],
 ) -> Result<Vec<Interval>, ClaimError> {
-    let (mut all_kept, mut earlier) = (kept.to_vec(), Vec::new());
-    let folders = ledger.folders(view.keys.job()).await?;
-    for generation in folders.iter().filter_map(|folder| RunKeys::generation_of(folder)).filter(|g| *g < view.run_id.generation) {
-        let run = RunId { generation, ..view.run_id.clone() };
-        let keys = RunKeys::new(prefix, &run);
-        let Some(plan) = ledger.get_json::<Plan>(&keys.plan()).await? else { continue };
-        let folder = keys.folder(Folder::Staged);
-        let staged: Vec<String> = ledger.list(&folder, None).await?.into_iter().map(|listed| listed.key).collect();
-        all_kept.extend(plan.slices.iter().filter(|slice| staged.contains(&keys.staged(&slice.id))).map(|slice| slice.interval));
-        earlier.push((run, plan.slices));
-    }
-    for (run, slices) in earlier {
+    let kept: Vec<Interval> = kept.iter().chain(earlier.iter().flat_map(|earlier| &earlier.staged)).copied().collect();
+    for Earlier { run, keys, slices, .. } in earlier {
         for target in &scope.targets {
-            (Claims { ledger, prefix, target }).release(&run, &slices, &all_kept).await?;
+            (Claims { ledger, prefix, target }).release(run, slices, &kept).await?;
         }
+        let released = ClaimsReleased { format: FORMAT, kept: kept.clone() };
+        // One that was put before says what that generation itself gave back.
+        ledger.put_once(&keys.claims_released(), Bytes::from(to_bytes(&released))).await?;
     }
-    Ok(all_kept)
+    Ok(kept)
 }

@@ -19,6 +19,8 @@ use super::{
 /// A Job that takes this many times its planned time is silent, whatever its pod says; a second attempt may take twice as long,
 /// and so on, so that one of them has the time that a unit needs which is larger than it was planned to be.
 const OVERDUE_FACTOR: u32 = 10;
+/// But not for ever longer: attempts that were only in the way of an outage count as well.
+const OVERDUE_DOUBLED_MAX: u32 = 6;
 /// … but not before this: a plan of seconds would otherwise start a second worker for nothing.
 const OVERDUE_MIN: Duration = Duration::from_secs(600);
 
@@ -218,8 +220,10 @@ fn holds_place(worker: &Worker, planned: Duration, now: Timestamp) -> bool {
 fn is_silent(worker: &Worker, planned: Duration, now: Timestamp) -> bool {
     match &worker.state {
         WorkerState::Running { since, node_silent } => {
-            let limit =
-                planned.saturating_mul(OVERDUE_FACTOR).max(OVERDUE_MIN).saturating_mul(1 << worker.attempt.saturating_sub(1).min(16));
+            let limit = planned
+                .saturating_mul(OVERDUE_FACTOR)
+                .max(OVERDUE_MIN)
+                .saturating_mul(1 << worker.attempt.saturating_sub(1).min(OVERDUE_DOUBLED_MAX));
             *node_silent || now.duration_since(*since).unsigned_abs() > limit && now > *since
         }
         WorkerState::Starting { node_silent, .. } => *node_silent,

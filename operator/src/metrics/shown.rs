@@ -98,6 +98,7 @@ fn findings() -> Vec<Finding> {
     let (to, floor) = (Retention::Millis(0), Retention::Infinite);
     vec![
         Finding::BelowFloor { from: None, to, floor },
+        Finding::SizeLowered { from: None, to: 0 },
         Finding::FloorCapped { wanted: floor, maximum: to },
         Finding::Missed(gap(GapCause::LogStartMoved)),
         Finding::Missed(gap(GapCause::Skipped)),
@@ -117,9 +118,10 @@ fn findings() -> Vec<Finding> {
 fn every_finding_has_an_alert_of_its_severity() {
     let severities: BTreeMap<&str, &str> = RULES
         .split("- alert: ")
-        .filter_map(|rule| {
-            let finding = all(r#"weir_finding\{finding="(\w+)"\}"#, rule).into_iter().next()?;
-            Some((finding, all(r"severity: (\w+)\}", rule).into_iter().next()?))
+        .flat_map(|rule| {
+            let found = all(r#"weir_finding\{finding=~?"([\w|]+)"\}"#, rule).into_iter().next();
+            let severity = all(r"severity: (\w+)\}", rule).into_iter().next();
+            found.into_iter().flat_map(|found| found.split('|')).filter_map(move |finding| Some((finding, severity?)))
         })
         .collect();
     let mut named = BTreeSet::new();

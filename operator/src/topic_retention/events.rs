@@ -33,7 +33,7 @@ pub fn of_topic(topic: &str, it: &Assessment, policies: &[Policy], tried: Option
         events.push(of_change(topic, tried, &policies));
     }
     told.failure = failure;
-    let below_floor = it.findings.iter().find(|f| matches!(f, Finding::BelowFloor { .. }));
+    let below_floor = it.findings.iter().find(|finding| is_lowered(finding));
     let warns = it.rules.is_some_and(|rules| rules.mode == Mode::Warn);
     if let Some(finding) = below_floor.filter(|_| warns && !told.below_floor) {
         let note = format!("topic {topic}: {}, and the mode is Warn: {}", finding.says(), whose(it, &policies));
@@ -46,6 +46,10 @@ pub fn of_topic(topic: &str, it: &Assessment, policies: &[Policy], tried: Option
     events
 }
 
+fn is_lowered(finding: &Finding) -> bool {
+    matches!(finding, Finding::BelowFloor { .. } | Finding::SizeLowered { .. })
+}
+
 fn gap(finding: &Finding) -> Option<&Gap> {
     if let Finding::Missed(gap) = finding { Some(gap) } else { None }
 }
@@ -56,7 +60,7 @@ fn of_change(topic: &str, tried: &Tried, policies: &[&Policy]) -> Event {
         format!("{} from {from} to {to}", k.key)
     };
     let keys = tried.change.keys.iter().map(key).collect::<Vec<_>>().join(", ");
-    let below = tried.before.findings.iter().find(|f| matches!(f, Finding::BelowFloor { .. })).map_or_else(String::new, Finding::says);
+    let below = tried.before.findings.iter().find(|finding| is_lowered(finding)).map_or_else(String::new, Finding::says);
     let whose = whose(&tried.before, policies);
     if let Some(failure) = &tried.failure {
         let note = format!("topic {topic}: {keys} was refused: {failure}; {below}: {whose}");

@@ -3,8 +3,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Bound,
+    time::Duration,
 };
 
+use tokio::time::Instant;
 use weir_crds::contract::result::error_chain;
 use weir_floors::{
     assess::WantedRead,
@@ -23,6 +25,8 @@ use super::{
 
 /// Records that are read in one look, over all topics: a thousand topics are known after a quarter of an hour, and little is read then.
 const READS_MAX: usize = 512;
+/// No topic is read any more after that.
+const READING_MAX: Duration = Duration::from_secs(10);
 
 /// By topic, those that could be described.
 pub async fn configs<K: Kafka>(kafka: &K, topics: BTreeSet<String>) -> Result<BTreeMap<String, TopicConfig>, AdminError> {
@@ -102,8 +106,7 @@ pub async fn lags<K: Kafka>(kafka: &K, look: Look) -> Result<Lags, AdminError> {
     if look.topics.is_empty() {
         return Ok(Lags { asked_ms: look.now_ms, ..Lags::default() });
     }
-    let (chosen, read_to) = fair(&look.reads, &look.before.read_to, READS_MAX);
-    let reads = read(kafka, chosen).await;
+    let (reads, read_to) = read(kafka, fair(&look.reads, &look.before.read_to, READS_MAX), &look.before.read_to, READING_MAX).await;
     let starts = kafka.offsets(every_partition(&look.topics, OffsetSpec::Earliest)).await?;
     let (listed, broker) = futures::join!(kafka.groups(), kafka.broker_config());
     let listed = listed?;
@@ -132,10 +135,12 @@ pub async fn lags<K: Kafka>(kafka: &K, look: Look) -> Result<Lags, AdminError> {
     })
 }
 
+/// Records that are wanted of topics, in the order in which they are to be read.
+pub type Chosen = Vec<(String, Vec<(i32, i64)>)>;
+
 /// So many of the records that are wanted. First the urgent ones, of each topic in turn one, behind a topic and round again, so
 /// that none waits until others want nothing more. Then the others topic by topic: each is read by one client, and known at once.
-/// Returns the topic to go on behind, too.
-pub fn fair(wanted: &BTreeMap<String, Vec<WantedRead>>, behind: &str, max: usize) -> (BTreeMap<String, Vec<(i32, i64)>>, String) {
+pub fn fair(wanted: &BTreeMap<String, Vec<WantedRead>>, behind: &str, max: usize) -> Chosen {
     let rounds = wanted.values().map(Vec::len).max().unwrap_or(0);
     let in_turn = || {
         let later = wanted.range::<str, _>((Bound::Excluded(behind), Bound::Unbounded));
@@ -144,20 +149,29 @@ pub fn fair(wanted: &BTreeMap<String, Vec<WantedRead>>, behind: &str, max: usize
     let urgent = |round| move |(topic, reads): (_, &Vec<WantedRead>)| Some((topic, *reads.iter().filter(|r| r.urgent).nth(round)?));
     let urgent = (0..rounds).flat_map(|round| in_turn().filter_map(urgent(round)));
     let others = in_turn().flat_map(|(topic, reads)| reads.iter().filter(|r| !r.urgent).map(move |read| (topic, *read)));
-    let (mut chosen, mut last) = (BTreeMap::<String, Vec<(i32, i64)>>::new(), behind);
+    let (mut chosen, mut places) = (Chosen::new(), BTreeMap::<&str, usize>::new());
     for (topic, read) in urgent.chain(others).take(max) {
-        chosen.entry(topic.clone()).or_default().push((read.partition, read.offset));
-        last = topic;
+        let place = *places.entry(topic).or_insert(chosen.len());
+        if place == chosen.len() {
+            chosen.push((topic.clone(), Vec::new()));
+        }
+        chosen[place].1.push((read.partition, read.offset));
     }
-    (chosen, last.to_owned())
+    chosen
 }
 
-async fn read<K: Kafka>(kafka: &K, wanted: BTreeMap<String, Vec<(i32, i64)>>) -> BTreeMap<String, Vec<Read>> {
-    let mut found = BTreeMap::new();
-    for (topic, at) in wanted {
+/// Topics that are slow do not hold up for long what is asked of all: the next look goes on behind the one that was read last,
+/// which is returned too.
+pub async fn read<K: Kafka>(kafka: &K, chosen: Chosen, behind: &str, within: Duration) -> (BTreeMap<String, Vec<Read>>, String) {
+    let (mut found, mut last, begun) = (BTreeMap::new(), behind.to_owned(), Instant::now());
+    for (topic, at) in chosen {
+        if begun.elapsed() >= within {
+            break;
+        }
+        last.clone_from(&topic);
         found.insert(topic.clone(), kafka.first_records(topic, at).await);
     }
-    found
+    (found, last)
 }
 
 fn every_partition(topics: &BTreeMap<String, Topic>, spec: OffsetSpec) -> BTreeMap<TopicPartition, OffsetSpec> {

@@ -52,7 +52,7 @@ fn of_topic(cluster: &str, topic: &str, it: &Assessment, policies: &[Policy]) ->
     for finding in &it.findings {
         // The group that stands to lose by a lowered retention.
         let group = match finding {
-            Finding::BelowFloor { .. } | Finding::Restored(_) | Finding::Deleted(_) => it.limiting.as_deref(),
+            Finding::BelowFloor { .. } | Finding::SizeLowered { .. } | Finding::Restored(_) | Finding::Deleted(_) => it.limiting.as_deref(),
             Finding::Missed(_)
             | Finding::FloorCapped { .. }
             | Finding::EnforcementConflict { .. }
@@ -86,7 +86,8 @@ fn seconds(ms: i64) -> f64 {
 }
 
 /// Records that were missed or deleted, at most; seconds until something is lost or forgotten; seconds since the epoch when
-/// a consumer stopped or will lose records; percent of the effective retention; how often a topic was set back; the floor in seconds.
+/// a consumer stopped or will lose records; percent of the effective retention; how often a topic was set back; the floor in seconds;
+/// bytes that are left of a limit.
 fn value(finding: &Finding) -> f64 {
     match finding {
         Finding::Missed(gap) => gap.records_max() as f64,
@@ -98,13 +99,14 @@ fn value(finding: &Finding) -> f64 {
         Finding::EnforcementConflict { reverted, .. } => *reverted as f64,
         Finding::Restored(repair) => seconds(repair.at_ms),
         Finding::BelowFloor { floor, .. } => floor.millis().map_or(f64::INFINITY, seconds),
+        Finding::SizeLowered { to, .. } => *to as f64,
         Finding::FloorCapped { wanted, .. } => wanted.millis().map_or(f64::INFINITY, seconds),
     }
 }
 
 fn detail(finding: &Finding) -> String {
     match finding {
-        Finding::BelowFloor { .. } | Finding::FloorCapped { .. } => finding.says(),
+        Finding::BelowFloor { .. } | Finding::SizeLowered { .. } | Finding::FloorCapped { .. } => finding.says(),
         Finding::Deleted(repair) | Finding::Restored(repair) => repair.says(),
         Finding::Missed(gap) => format!("incident {}, found at {}", gap.incident, text::second(gap.found_ms)),
         Finding::EnforcementConflict { resource, patch, .. } => format!("{resource}: {patch}"),

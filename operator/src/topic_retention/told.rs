@@ -68,7 +68,7 @@ const fn is_told_here(finding: &Finding) -> bool {
         | Finding::LagAboveSlo { .. }
         | Finding::LossNear { .. } => true,
         // In `Warn`, with the change, range by range, and with the verdict.
-        Finding::BelowFloor { .. } | Finding::Restored(_) | Finding::Missed(_) | Finding::Deleted(_) => false,
+        Finding::BelowFloor { .. } | Finding::SizeLowered { .. } | Finding::Restored(_) | Finding::Missed(_) | Finding::Deleted(_) => false,
     }
 }
 

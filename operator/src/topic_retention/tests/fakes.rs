@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use http::{Method, Request, Response};
@@ -46,6 +47,8 @@ pub struct FakeCluster {
     pub hides_broker: bool,
     /// The timestamp of every record.
     pub stamp_ms: Option<i64>,
+    /// To read records of one topic.
+    pub reads_take: Duration,
     /// Of its only disk; `None`: it may not be looked at.
     pub used_percent: Option<u64>,
     /// The size of every log.
@@ -134,6 +137,10 @@ impl Kafka for FakeKafka {
     }
 
     async fn first_records(&self, _: String, at: Vec<(i32, i64)>) -> Vec<Read> {
+        let takes = self.0.lock().unwrap().reads_take;
+        if !takes.is_zero() {
+            tokio::time::sleep(takes).await;
+        }
         let cluster = self.0.lock().unwrap();
         let Some(timestamp_ms) = cluster.stamp_ms else { return Vec::new() };
         let stamp = |offset| weir_floors::observed::Stamp { offset, timestamp_ms };

@@ -1,6 +1,6 @@
 //! What one look at offsets and groups makes of the answers.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use weir_floors::{
     assess::WantedRead,
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::topic_retention::{
     governance::Topic,
-    observe::{Lags, Look, fair, lags, observed},
+    observe::{Lags, Look, fair, lags, observed, read},
 };
 
 fn topic() -> Topic {
@@ -86,26 +86,39 @@ async fn a_brokers_own_default_counts_where_nothing_is_said_beside_the_topics() 
     assert_eq!(inherited(&second, None), inherited(&first, None));
 }
 
+fn wanted(topics: &[&str], urgent: bool) -> BTreeMap<String, Vec<WantedRead>> {
+    let every: Vec<WantedRead> = (0..12).map(|partition| WantedRead { partition, offset: 7, urgent }).collect();
+    topics.iter().map(|topic| ((*topic).to_owned(), every.clone())).collect()
+}
+
 #[test]
 fn every_topic_has_its_turn_to_be_read_however_much_others_want() {
-    let every = |urgent| (0..12).map(|partition| WantedRead { partition, offset: 7, urgent }).collect::<Vec<_>>();
-    let wanted = |urgent| -> BTreeMap<String, Vec<WantedRead>> { ["a", "b", "c"].map(|topic| (topic.to_owned(), every(urgent))).into() };
-    let counts = |chosen: &BTreeMap<String, Vec<(i32, i64)>>| chosen.iter().map(|(t, at)| (t.clone(), at.len())).collect::<Vec<_>>();
+    let counts = |wanted: &BTreeMap<String, Vec<WantedRead>>, behind: &str, max: usize| -> Vec<(String, usize)> {
+        fair(wanted, behind, max).into_iter().map(|(topic, at)| (topic, at.len())).collect()
+    };
     let of = |topics: &[(&str, usize)]| topics.iter().map(|(t, n)| ((*t).to_owned(), *n)).collect::<Vec<_>>();
-    let (chosen, behind) = fair(&wanted(true), "", 2);
-    assert_eq!((counts(&chosen), behind.as_str()), (of(&[("a", 1), ("b", 1)]), "b"));
-    let (chosen, behind) = fair(&wanted(true), &behind, 2);
-    assert_eq!((counts(&chosen), behind.as_str()), (of(&[("a", 1), ("c", 1)]), "a"));
+    let urgent = wanted(&["a", "b", "c"], true);
+    assert_eq!(counts(&urgent, "", 2), of(&[("a", 1), ("b", 1)]));
+    assert_eq!(counts(&urgent, "b", 2), of(&[("c", 1), ("a", 1)]));
     // Topics that are gone leave their place to the next.
-    let (chosen, behind) = fair(&wanted(true), "bb", 4);
-    assert_eq!((&chosen["c"], &chosen["a"], behind.as_str()), (&vec![(0, 7), (1, 7)], &vec![(0, 7)], "c"));
-    // What is not urgent is read of one topic after the other, and only beside what is.
-    let (chosen, behind) = fair(&wanted(false), "a", 14);
-    assert_eq!((counts(&chosen), behind.as_str()), (of(&[("b", 12), ("c", 2)]), "c"));
-    let mut both = wanted(false);
-    both.insert("d".into(), every(true));
-    let (chosen, _) = fair(&both, "d", 14);
-    assert_eq!(counts(&chosen), of(&[("a", 2), ("d", 12)]));
-    assert_eq!(counts(&fair(&both, "d", 100).0), of(&[("a", 12), ("b", 12), ("c", 12), ("d", 12)]));
-    assert_eq!(fair(&BTreeMap::new(), "c", 100), (BTreeMap::new(), "c".to_owned()));
+    assert_eq!(fair(&urgent, "bb", 4)[..2], [("c".to_owned(), vec![(0, 7), (1, 7)]), ("a".to_owned(), vec![(0, 7)])]);
+    // What is not urgent is read of one topic after the other, and only behind what is.
+    let mut both = wanted(&["a", "b", "c"], false);
+    assert_eq!(counts(&both, "a", 14), of(&[("b", 12), ("c", 2)]));
+    both.append(&mut wanted(&["d"], true));
+    assert_eq!(counts(&both, "a", 14), of(&[("d", 12), ("b", 2)]));
+    assert_eq!(counts(&both, "d", 100), of(&[("d", 12), ("a", 12), ("b", 12), ("c", 12)]));
+    assert_eq!(fair(&BTreeMap::new(), "c", 100), []);
+}
+
+#[tokio::test]
+async fn a_topic_that_is_slow_to_be_read_keeps_others_waiting_for_one_look() {
+    let world = World::new("Audit");
+    world.kafka().reads_take = Duration::from_millis(2);
+    let (wanted, mut behind) = (wanted(&["a", "b"], true), String::new());
+    for expected in ["a", "b", "a"] {
+        let (found, last) = read(&*world.kafka, fair(&wanted, &behind, 100), &behind, Duration::from_millis(1)).await;
+        assert_eq!((found.into_keys().collect::<Vec<_>>(), last.as_str()), (vec![expected.to_owned()], expected));
+        behind = last;
+    }
 }
