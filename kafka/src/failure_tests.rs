@@ -142,8 +142,8 @@ fn without_brokers_everything_ends_in_time() {
         sent = sent.and_then(|()| transaction.send(crate::transaction::Record { value: &large, ..record(0) }));
     }
     assert_eq!(call(&sent.unwrap_err()), (Operation::Send, AbortAndRewind));
-    // No broker has heard of it.
-    session.abort().unwrap();
+    // No broker has heard of it; on a busy machine what is queued may take longer to be thrown away than there is time.
+    assert!(session.abort().map_or_else(|error| call(&error) == (Operation::Abort, StartOver), |()| true));
     assert_eq!(call(&cluster.open_within(&mut holder(1), IMPATIENT).err().unwrap()), (Operation::Init, StartOver));
 }
 
