@@ -50,8 +50,9 @@ impl Target<'_> {
 
     /// Some writes come once, or when something changes.
     async fn provoke(&self, fault: &Fault) -> anyhow::Result<()> {
-        if fault.point.starts_with("kube.create-floor") {
-            let floor = floor(self.fixture, &self.topic).await?;
+        if fault.point.starts_with("kube.create-floor")
+            && let Ok(floor) = floor(self.fixture, &self.topic).await
+        {
             self.fixture.cluster.kubectl(&["delete", "topicfloor", text(&floor, "/metadata/name")]).await?;
         }
         if fault.point.starts_with("kube.policy-status") {
