@@ -1,12 +1,11 @@
-//! What a cluster and a team do to a run: nodes are lost and workers evicted during each verb, workers have too little memory
-//! or disk, and people change their minds at random.
+//! What a cluster and a team do to a run: nodes are lost during each verb, workers have too little memory or disk, and people
+//! change their minds at random.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use k8s_openapi::api::batch::v1;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{EvictParams, ListParams};
+use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use weir_e2e::demo::scene::{JOB, Job, Scene};
@@ -27,8 +26,6 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const VERBS: [&str; 5] = ["plan", "extract", "assemble", "publish", "verify"];
 /// For the end of a worker that wakes.
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
-/// From a worker's end to the next attempt at its unit.
-const NEXT_WITHIN: Duration = Duration::from_secs(30);
 /// The pool's node.
 const NODE: u8 = 1;
 const AUTO: Job<'_> = Job { generation: 1, approval: "Auto", parallelism: 2 };
@@ -74,42 +71,6 @@ async fn a_node_is_lost_during_each_verb() {
     .await;
 }
 
-/// Each is evicted in its sleep, so that it has not ended by itself before, and wakes to hear that it is to go.
-#[tokio::test]
-async fn a_worker_of_each_verb_is_evicted() {
-    fixture::run("evicted", async |fixture| {
-        let scene = Scene::set(fixture, LONG, None).await?;
-        let handles = Handles::of(&fixture.cluster)?;
-        let about = "A worker of each verb is evicted while it is at work, of a job that allows a single attempt. One run.";
-        let mut table = Table::new("h-evicted", "A worker of each verb is evicted", about, &["evicted", "went on after (s)"]);
-        fixture.apply(&scene.job(AUTO)).await?;
-        fixture.patch_job(JOB, json!({"execution": {"attempts": 1}})).await?;
-        for verb in VERBS {
-            let took = evicted(fixture, &handles, verb).await.context(verb)?;
-            table.row(&[verb, &format!("{:.1}", took.as_secs_f64())])?;
-        }
-        let job = Watched::new(fixture, JOB).phase("Complete", RUN_LIMIT, |_| {}).await?;
-        Ok(scene.must_agree(None, Some(&job), &[1]).await?)
-    })
-    .await;
-}
-
-/// Evicts a worker of a verb, and returns how long it took until its unit's next attempt was there.
-async fn evicted(fixture: &Fixture, handles: &Handles, verb: &str) -> anyhow::Result<Duration> {
-    let jobs: Api<v1::Job> = Api::namespaced(fixture.cluster.kube.clone(), &fixture.namespace);
-    let pod = asleep(fixture, handles, verb).await?;
-    let evicted = Instant::now();
-    pods(fixture).evict(&pod.name_any(), &EvictParams::default()).await?;
-    handles.signal_pod(&pod, "worker", Signal::CONT)?;
-    let next = ListParams::default().labels(&format!("weir.dev/unit={},weir.dev/attempt=2", label(&pod, "weir.dev/unit")));
-    let is_there = async || {
-        ensure!(!jobs.list(&next).await?.items.is_empty(), "{} was the last attempt", pod.name_any());
-        Ok(())
-    };
-    wait::until("the unit's next attempt", NEXT_WITHIN, is_there).await?;
-    Ok(evicted.elapsed())
-}
-
 /// A publisher is stopped, and its node's kubelet too, so that nobody stops or removes it; both go on when everything is
 /// published. The pool has one node: the class gets another.
 #[tokio::test]
@@ -118,7 +79,7 @@ async fn a_worker_sleeps_under_a_stopped_kubelet() {
         let scene = Scene::set(fixture, SETTINGS, None).await?;
         let handles = Handles::of(&fixture.cluster)?;
         fixture.apply(&scene.job(AUTO)).await?;
-        let sleeper = asleep(fixture, &handles, "publish").await?;
+        let sleeper = asleep(fixture, &handles).await?;
         let selector = json!({"spec": {"workers": {"nodeSelector": {"weir.dev/pool": "general"}}}}).to_string();
         fixture.kubectl(&["patch", "backfillclass", &fixture.name("isolated"), "--type", "merge", "--patch", &selector]).await?;
         handles.freeze_kubelet(NODE)?;
@@ -135,10 +96,10 @@ async fn a_worker_sleeps_under_a_stopped_kubelet() {
     .await;
 }
 
-/// A worker of a verb, stopped in the middle of its work.
-async fn asleep(fixture: &Fixture, handles: &Handles, verb: &str) -> anyhow::Result<Pod> {
+/// A publisher, stopped in the middle of its work.
+async fn asleep(fixture: &Fixture, handles: &Handles) -> anyhow::Result<Pod> {
     loop {
-        let pod = until_worker(fixture, verb).await?;
+        let pod = until_worker(fixture, "publish").await?;
         // One that has just ended cannot be stopped.
         if handles.signal_pod(&pod, "worker", Signal::STOP).is_ok() {
             return Ok(pod);
