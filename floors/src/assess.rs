@@ -234,7 +234,8 @@ impl History {
             size_lowered = kept.and_then(|kept| Some(Finding::SizeLowered { from: kept.bytes, to: keys.retention_bytes? }));
             self.witness(seen, short.is_some() || size_lowered.is_some());
         }
-        let below_floor = short.is_some() || size_lowered.is_some();
+        let is_blind = size_lowered.is_some();
+        let below_floor = short.is_some() || is_blind;
         it.findings = self.findings(it, round, &floor, short.map(|to| (to, enforced)), size_lowered, rules);
         let counts = |gap: &Gap| it.groups.get(&gap.group).is_none_or(|g| g.standing.counts());
         it.losses = self.losses(counts, below_floor, now_ms);
@@ -247,7 +248,7 @@ impl History {
                 enforced,
                 floor: floor.retention,
                 size_enforced,
-                is_blind: below_floor && short.is_none(),
+                is_blind,
                 groups: counting(&it.groups).collect(),
                 all_known: it.unknown.is_empty(),
                 storage: seen.storage,

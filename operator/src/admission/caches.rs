@@ -7,7 +7,7 @@ use std::{
 };
 
 use kube::{
-    Resource as _, ResourceExt as _,
+    Resource as _, ResourceExt,
     runtime::reflector::{ObjectRef, Store},
 };
 use weir_crds::{BackfillClass, BackfillJob, KafkaCluster, TopicFloor, TopicRetentionPolicy};
@@ -81,7 +81,7 @@ impl Caches {
         let mut found = Vec::with_capacity(objects.len());
         for object in objects {
             let (uid, generation) = (object.uid().unwrap_or_default(), object.metadata.generation.unwrap_or(0));
-            let parse = || (generation, spec::policy(&name(&object), &object.spec).ok().map(Arc::new));
+            let parse = || (generation, spec::policy(&name(&*object), &object.spec).ok().map(Arc::new));
             let entry = parsed.entry(uid).or_insert_with(parse);
             if entry.0 != generation {
                 *entry = parse();
@@ -95,6 +95,6 @@ impl Caches {
 }
 
 /// `namespace/name`
-pub fn name(policy: &TopicRetentionPolicy) -> String {
-    format!("{}/{}", policy.namespace().unwrap_or_default(), policy.name_any())
+pub fn name(object: &impl ResourceExt) -> String {
+    format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
 }

@@ -1,14 +1,13 @@
 //! BackfillJobs that are about the same time of a topic. Which event types a job publishes is only known once it is planned,
 //! so this is no reason to refuse one: claims decide, when it runs. Whoever creates it hears of it before.
 
-use kube::ResourceExt as _;
 use weir_crds::{BackfillJob, backfill_job::Phase};
 
-use super::caches::Caches;
+use super::caches::{Caches, name};
 
 pub fn of(job: &BackfillJob, caches: &Caches) -> Vec<String> {
-    let mut others: Vec<_> = caches.jobs.state().into_iter().filter(|other| !is_same(job, other) && publishes(other)).collect();
-    others.sort_by_key(|other| id(other));
+    let mut others: Vec<_> = caches.jobs.state().into_iter().filter(|other| name(&**other) != name(job) && publishes(other)).collect();
+    others.sort_by_key(|other| name(&**other));
     others.iter().filter_map(|other| warning(job, other)).collect()
 }
 
@@ -21,7 +20,7 @@ fn warning(job: &BackfillJob, other: &BackfillJob) -> Option<String> {
         format!(
             "BackfillJob {} ({phase:?}) is about topic {topic} from {start} to {end} too: if both publish the same event types, this one waits \
              for what the other has claimed; to run beside it, leave that time out of spec.window",
-            id(other)
+            name(other)
         )
     })
 }
@@ -34,12 +33,4 @@ fn targets(job: &BackfillJob) -> impl Iterator<Item = (&str, &str)> {
 /// Whether a job has published, or will: a draft that nobody has begun does not.
 fn publishes(job: &BackfillJob) -> bool {
     !job.spec.suspend || job.status.as_ref().is_some_and(|status| status.run.is_some())
-}
-
-fn is_same(job: &BackfillJob, other: &BackfillJob) -> bool {
-    job.namespace() == other.namespace() && job.name_any() == other.name_any()
-}
-
-fn id(job: &BackfillJob) -> String {
-    format!("{}/{}", job.namespace().unwrap_or_default(), job.name_any())
 }
