@@ -94,3 +94,25 @@ impl ChunkShare {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_known_to_lie_elsewhere_may_not_belong_to_the_slice() {
+        let slice = "20261103T060000Z";
+        let manifest: Extracted = serde_json::from_value(json!({
+            "chunk": "logs-00001", "source": "logs", "bytesRead": 1, "read": 20, "expanded": 0, "filteredOut": 0,
+            "invalid": 6, "invalidOutside": 3, "outsideWindow": 0, "late": 0, "selected": 14,
+            "invalidBy": [{"slice": slice, "eventType": "click", "rows": 1}, {"slice": "20261103T061500Z", "eventType": "click", "rows": 1}],
+            "unknownFields": {}, "index": [], "reasons": [],
+        }))
+        .unwrap();
+        let share = ChunkShare::of(0, &manifest, &manifest.invalid_by[0].slice);
+        assert_eq!((share.unplaced, share.invalid), (1, BTreeMap::from([("click".to_owned(), 1)])));
+    }
+}
