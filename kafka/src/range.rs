@@ -33,6 +33,9 @@ const STABLE_POLL: Duration = Duration::from_millis(50);
 /// A read that brings nothing for this long has failed: longer than a broker's restart.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(200);
+/// How long an end is doubted that lies before a range's: a new leader learns how far its log is committed from its
+/// followers, who ask it every half second (`replica.fetch.wait.max.ms`).
+const DOUBTED_FOR: Duration = Duration::from_secs(3);
 /// Fetched ahead of the caller, over all partitions: what bounds a reader's memory.
 const QUEUED_KILOBYTES_MAX: &str = "16384";
 /// A reader that is at its end is told so after this long.
@@ -145,6 +148,15 @@ impl RecordRef<'_> {
     }
 }
 
+/// What is left to be read of a partition.
+struct Open {
+    /// Behind the last record that was given.
+    next: i64,
+    end: i64,
+    /// Since when its end seems to lie before the range's.
+    doubted: Option<Instant>,
+}
+
 /// A reader of one topic.
 pub struct Reader {
     consumer: BaseConsumer<Logged>,
@@ -208,7 +220,7 @@ impl Reader {
     /// Gives `each` every record of the ranges, each partition's in order. Records at the ends that are not there
     /// (control records, compacted ones) are passed over; a log that begins behind a range's first offset is an error.
     pub fn read<B>(&self, ranges: &[Range], mut each: impl FnMut(RecordRef<'_>) -> ControlFlow<B>) -> Result<Option<B>, RangeError> {
-        let mut open: BTreeMap<i32, i64> = BTreeMap::new();
+        let mut open: BTreeMap<i32, Open> = BTreeMap::new();
         let mut assignment = TopicPartitionList::new();
         for range in ranges.iter().filter(|range| range.first < range.end) {
             let (start, _) = self.bounds(range.partition)?;
@@ -217,7 +229,7 @@ impl Reader {
             }
             self.wait_until_stable(range.partition, range.end)?;
             assignment.add_partition_offset(&self.topic, range.partition, Offset::Offset(range.first)).map_err(|e| self.failed(e))?;
-            open.insert(range.partition, range.end);
+            open.insert(range.partition, Open { next: range.first, end: range.end, doubted: None });
         }
         if open.is_empty() {
             return Ok(None);
@@ -232,7 +244,7 @@ impl Reader {
 
     fn drain<B>(
         &self,
-        open: &mut BTreeMap<i32, i64>,
+        open: &mut BTreeMap<i32, Open>,
         each: &mut impl FnMut(RecordRef<'_>) -> ControlFlow<B>,
     ) -> Result<Option<B>, RangeError> {
         // The clock is looked at only when there is nothing to do.
@@ -241,7 +253,9 @@ impl Reader {
             match self.consumer.poll(POLL) {
                 Some(Ok(message)) => {
                     let (partition, offset) = (message.partition(), message.offset());
-                    let Some(end) = open.get(&partition).copied() else { continue };
+                    let Some(left) = open.get_mut(&partition) else { continue };
+                    left.next = offset + 1;
+                    let end = left.end;
                     if offset < end
                         && let ControlFlow::Break(value) = each(RecordRef(&message))
                     {
@@ -253,8 +267,7 @@ impl Reader {
                     progressed = true;
                     continue;
                 }
-                // The broker gave this end after `wait_until_stable`, so it lies at or behind the range's.
-                Some(Err(KafkaError::PartitionEOF(partition))) => self.close(open, partition)?,
+                Some(Err(KafkaError::PartitionEOF(partition))) => self.at_an_end(open, partition)?,
                 Some(Err(error)) if passes(&error) => {}
                 Some(Err(error)) => return Err(self.failed(error)),
                 None => {}
@@ -268,8 +281,36 @@ impl Reader {
         Ok(None)
     }
 
+    /// At the end of a partition as the broker sees it that was asked. One that has only just become the leader does not know
+    /// yet how far its log is committed, and may give an end that lies before what its predecessor gave. So unless the reader
+    /// has come to the range's end, over control records too, the rest is asked for again, until it was the same for long enough:
+    /// then compaction has left nothing there.
+    fn at_an_end(&self, open: &mut BTreeMap<i32, Open>, partition: i32) -> Result<(), RangeError> {
+        let position = self.position(partition)?;
+        let Some(left) = open.get_mut(&partition) else { return Ok(()) };
+        let next = position.map_or(left.next, |position| position.max(left.next));
+        let since = *left.doubted.get_or_insert_with(Instant::now);
+        let (end, is_through) = (left.end, next >= left.end || since.elapsed() >= DOUBTED_FOR);
+        if is_through {
+            return self.close(open, partition);
+        }
+        std::thread::sleep(STABLE_POLL);
+        self.wait_until_stable(partition, end)?;
+        // The library tells of an end once; where it begins anew it tells again.
+        self.consumer.seek(&self.topic, partition, Offset::Offset(next), OFFSETS_TIMEOUT).map_err(|e| self.failed(e))
+    }
+
+    /// Behind the last record that was read, or the last control record that was passed over.
+    fn position(&self, partition: i32) -> Result<Option<i64>, RangeError> {
+        let positions = self.consumer.position().map_err(|e| self.failed(e))?;
+        Ok(positions.find_partition(&self.topic, partition).and_then(|found| match found.offset() {
+            Offset::Offset(offset) => Some(offset),
+            Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => None,
+        }))
+    }
+
     /// Stops fetching a partition that is through, so that it does not crowd out the others.
-    fn close(&self, open: &mut BTreeMap<i32, i64>, partition: i32) -> Result<(), RangeError> {
+    fn close(&self, open: &mut BTreeMap<i32, Open>, partition: i32) -> Result<(), RangeError> {
         if open.remove(&partition).is_some() && !open.is_empty() {
             let mut done = TopicPartitionList::new();
             done.add_partition(&self.topic, partition);
@@ -300,4 +341,36 @@ fn passes(error: &KafkaError) -> bool {
                 | RDKafkaErrorCode::CoordinatorLoadInProgress
         )
     )
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use super::*;
+    use crate::mock::{TOPIC, cluster_of, publish};
+
+    /// A follower that is behind gives its own end, as a new leader does that does not know better yet.
+    #[test]
+    fn an_end_before_the_ranges_own_is_not_believed_at_once() {
+        let cluster = cluster_of(2);
+        publish(&mut cluster.open().unwrap(), 20).unwrap();
+        let reader = Reader::new(&cluster.config, TOPIC, Isolation::Committed).unwrap();
+        cluster.mock.partition_leader(TOPIC, 0, Some(1)).unwrap();
+        cluster.mock.partition_follower(TOPIC, 0, 2).unwrap();
+        cluster.mock.follower_watermarks(TOPIC, 0, None, Some(4)).unwrap();
+        let read = std::thread::scope(|scope| {
+            let read = scope.spawn(|| {
+                let mut read = Vec::new();
+                let each = |record: RecordRef<'_>| {
+                    read.push(record.offset());
+                    ControlFlow::<()>::Continue(())
+                };
+                reader.read(&[Range { partition: 0, first: 0, end: 10 }], each).map(|_| read)
+            });
+            std::thread::sleep(Duration::from_millis(700));
+            cluster.mock.follower_watermarks(TOPIC, 0, None, None).unwrap();
+            read.join().unwrap()
+        });
+        assert_eq!(read.unwrap(), (0..10).collect::<Vec<i64>>());
+    }
 }
