@@ -142,6 +142,10 @@ impl Producer {
 
     /// Hands a record to the library; waits while its queue is full.
     pub fn send(&mut self, record: Record<'_>) -> Result<(), TransactionError> {
+        let serves = (self.sent + 1).is_multiple_of(SERVE_EVERY);
+        if serves {
+            self.come_to(Operation::Send, Operation::Send.points().0)?;
+        }
         let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
         for (key, value) in record.headers {
             headers = headers.insert(Header { key, value: Some(*value) });
@@ -159,9 +163,9 @@ impl Producer {
         })?;
         self.sent += 1;
         self.sent_bytes += (record.value.len() + record.key.map_or(0, <[u8]>::len)) as u64;
-        if self.sent.is_multiple_of(SERVE_EVERY) {
+        if serves {
             self.client.poll(Duration::ZERO);
-            weir_failpoints::reached(Operation::Send.points().1);
+            self.come_to(Operation::Send, Operation::Send.points().1)?;
         }
         Ok(())
     }
@@ -191,7 +195,7 @@ impl Producer {
     /// Waits for the reports on everything that was sent. The library's own flush serves reports in turns of a tenth of a
     /// second, however early they come.
     pub fn flush(&self) -> Result<(), TransactionError> {
-        weir_failpoints::reached(Operation::Deliver.points().0);
+        self.come_to(Operation::Deliver, Operation::Deliver.points().0)?;
         self.pause.set(PAUSES.0);
         let deadline = Instant::now() + self.bounds.end;
         while self.client.in_flight_count() > 0 {
@@ -255,17 +259,20 @@ impl Producer {
         mut attempt: impl FnMut(&BaseProducer<Deliveries>) -> Result<(), KafkaError>,
     ) -> Result<(), TransactionError> {
         let (send, done) = operation.points();
+        self.come_to(operation, send)?;
         let deadline = Instant::now() + bound;
-        if weir_failpoints::hit(send).is_some() {
-            return self.go_on_after(operation, Facts::of(&LOST), LOST, deadline);
-        }
         while let Err(source) = attempt(&self.client) {
             self.go_on_after(operation, Facts::of(&source), source, deadline)?;
         }
-        if weir_failpoints::hit(done).is_some() {
-            return self.go_on_after(operation, Facts::of(&LOST), LOST, deadline);
+        self.come_to(operation, done)
+    }
+
+    /// Comes to a failpoint: what fails or loses its answer there has failed as something of which nobody knows what became.
+    fn come_to(&self, operation: Operation, point: &'static str) -> Result<(), TransactionError> {
+        match weir_failpoints::hit(point) {
+            None => Ok(()),
+            Some(_) => self.go_on_after(operation, Facts::of(&LOST), LOST, Instant::now()),
         }
-        Ok(())
     }
 
     /// Whether to make a call again, after a moment; if not, it has failed for good. Where the producer has had a fatal

@@ -203,7 +203,10 @@ impl Session {
     pub fn begin(&mut self) -> Result<Transaction<'_>, TransactionError> {
         self.abort()?;
         let producer = self.pool.next()?;
-        producer.begin()?;
+        if let Err(error) = producer.begin() {
+            self.pool.renew(producer);
+            return Err(error);
+        }
         self.producer = Some(producer);
         Ok(Transaction { session: self })
     }
@@ -260,8 +263,8 @@ impl Transaction<'_> {
         self.session.offsets()
     }
 
-    /// Sends the progress record and commits. On any error but `Refused` what became of the transaction is found out by
-    /// starting over: the consequence never is `AbortAndRewind`.
+    /// Sends the progress record and commits. Until the commit is asked for an error may leave the transaction to be aborted; after
+    /// that what became of it is found out by starting over.
     pub fn commit(self, progress: ProgressRecord<'_>) -> Result<(), TransactionError> {
         let producer = self.session.producer()?;
         if !weir_failpoints::stands(Guard::ProgressInTransaction) {

@@ -21,6 +21,7 @@ use weir_kafka::{Admin, Consequence, Holder, KafkaConfig};
 use super::{
     error::PublishError,
     ids::Ids,
+    pace::Pace,
     present::{Generations, Present},
     progress::Identity,
     slice::SliceJob,
@@ -77,10 +78,10 @@ impl BucketPublisher {
     pub fn run(&self) -> Result<(), PublishError> {
         let context = &self.identity.planned.run.context;
         let mut holder = Holder::new(context.run.clone(), context.attempt);
-        let mut last_commit = (Instant::now(), 0);
+        let (mut pace, mut last_commit) = (Pace::new(Instant::now()), (Instant::now(), 0));
         loop {
             let mut transactions = last_commit.1;
-            let error = match self.attempt(&mut holder, &mut transactions) {
+            let error = match self.attempt(&mut holder, &mut transactions, &mut pace) {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
@@ -104,22 +105,22 @@ impl BucketPublisher {
     }
 
     /// From taking the bucket over to the end of its slices. `transactions` is left at the number of committed ones.
-    fn attempt(&self, holder: &mut Holder, transactions: &mut u64) -> Result<(), PublishError> {
+    fn attempt(&self, holder: &mut Holder, transactions: &mut u64, pace: &mut Pace) -> Result<(), PublishError> {
         let mut started = start::start(&self.identity, &self.config, &self.shared.admin, holder)?;
         let generations = Generations::read(&self.identity, &mut started.records, &self.shared.planned_ids)?;
         *transactions = (*transactions).max(started.own.transactions);
-        let result = self.slices(&mut started, &generations);
+        let result = self.slices(&mut started, &generations, pace);
         *transactions = (*transactions).max(started.own.transactions);
         result
     }
 
-    fn slices(&self, started: &mut Started, generations: &Generations) -> Result<(), PublishError> {
+    fn slices(&self, started: &mut Started, generations: &Generations, pace: &mut Pace) -> Result<(), PublishError> {
         for slice in self.work(started)? {
             if self.stop.is_cancelled() {
                 return Err(PublishError::Interrupted);
             }
             // A slice that is not staged has failed. Where order counts, the later ones may not overtake it.
-            if !self.slice(started, generations, slice)? && self.spec.ordering == Ordering::PerKey {
+            if !self.slice(started, generations, slice, pace)? && self.spec.ordering == Ordering::PerKey {
                 break;
             }
         }
@@ -164,7 +165,7 @@ impl BucketPublisher {
     }
 
     /// Publishes a slice; `false` if it is not staged.
-    fn slice(&self, started: &mut Started, generations: &Generations, index: usize) -> Result<bool, PublishError> {
+    fn slice(&self, started: &mut Started, generations: &Generations, index: usize, pace: &mut Pace) -> Result<bool, PublishError> {
         let planned = &self.identity.planned;
         let (slice, bucket) = (&planned.plan.slices[index], &self.identity.bucket);
         let since = Instant::now();
@@ -188,7 +189,7 @@ impl BucketPublisher {
                 counters: &self.counters,
                 stop: &self.stop,
             };
-            job.run(started)?;
+            job.run(started, pace)?;
             if let Some(at) = &started.own.at {
                 partitions = at.partitions.clone();
             }

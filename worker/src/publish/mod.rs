@@ -7,6 +7,7 @@ pub mod bucket;
 pub mod error;
 pub mod generations;
 pub mod ids;
+pub mod pace;
 pub mod present;
 pub mod progress;
 pub mod slice;

@@ -1,10 +1,6 @@
 //! One slice of one bucket: its staged part in transactions, from where the progress is.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, io, time::Instant};
 
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +20,7 @@ use weir_kafka::{
 
 use super::{
     error::PublishError,
+    pace::Pace,
     present::Present,
     progress::Identity,
     start::{Started, failed},
@@ -36,11 +33,6 @@ use crate::{
     staged::{Content, MEMORY_BYTES_MAX, PartReader, StagedBatch, StagedRecord},
 };
 
-/// How long a transaction is filled. While it is open, `read_committed` readers wait.
-const OPEN_MAX: Duration = Duration::from_millis(1500);
-/// Records and bytes of one transaction: what is sent again if it is aborted.
-const RECORDS_MAX: u64 = 100_000;
-const BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// A part is read for its digest in pieces of this size.
 const DIGEST_BUFFER_BYTES: usize = 256 * 1024;
 /// Transactions that are aborted one after the other; then the producer is not trusted any more either.
@@ -67,7 +59,7 @@ struct Rows {
 
 impl SliceJob<'_> {
     /// Publishes what is missing of the slice, and leaves `started.own` at its end.
-    pub fn run(&self, started: &mut Started) -> Result<(), PublishError> {
+    pub fn run(&self, started: &mut Started, pace: &mut Pace) -> Result<(), PublishError> {
         let mut at = self.resume(&started.own)?;
         if at.rows < self.staged.part.rows {
             let part = self.fetch()?;
@@ -75,7 +67,13 @@ impl SliceJob<'_> {
             let mut aborted = 0;
             while at.rows < self.staged.part.rows {
                 // A transaction that fails leaves `at` as it was: at the last committed progress.
-                match self.transaction(started, &mut rows, at.clone()) {
+                pace.begin(Instant::now());
+                let result = self.transaction(started, &mut rows, at.clone(), pace);
+                match &result {
+                    Ok(_) => pace.committed(Instant::now()),
+                    Err(_) => pace.failed(),
+                }
+                match result {
                     Ok(next) => (at, aborted) = (next, 0),
                     Err(error) if aborted < ABORTS_MAX && is_to_be_aborted(&error) => {
                         tracing::warn!(
@@ -132,14 +130,19 @@ impl SliceJob<'_> {
     }
 
     /// One transaction: records until it is full, then the progress that they make.
-    fn transaction(&self, started: &mut Started, rows: &mut Rows, mut at: SliceProgress) -> Result<SliceProgress, PublishError> {
+    fn transaction(
+        &self,
+        started: &mut Started,
+        rows: &mut Rows,
+        mut at: SliceProgress,
+        pace: &mut Pace,
+    ) -> Result<SliceProgress, PublishError> {
         let fail = |source| failed(self.identity, source);
         let mut transaction = started.session.begin().map_err(fail)?;
-        let (begun, first, mut bytes) = (Instant::now(), at.rows, 0);
-        while at.rows < self.staged.part.rows && at.rows - first < RECORDS_MAX && bytes < BYTES_MAX && begun.elapsed() < OPEN_MAX {
+        while at.rows < self.staged.part.rows && !pace.is_full(Instant::now()) {
             let passed = rows.next(|record| self.pass(&mut transaction, &mut at, record))?;
             match passed {
-                Some(length) => bytes += length?,
+                Some(length) => pace.passed(length?),
                 None => return Err(self.part_error(format!("it has {} rows and not {}", at.rows, self.staged.part.rows))),
             }
             if self.stop.is_cancelled() {
@@ -155,7 +158,7 @@ impl SliceJob<'_> {
         let value = to_bytes(&record);
         transaction.commit(ProgressRecord { topic: &started.progress_topic, key: &self.identity.key, value: &value }).map_err(fail)?;
         started.own = record;
-        self.counters.add(at.rows - first, bytes);
+        self.counters.add(pace.records(), pace.bytes());
         Ok(at)
     }
 
