@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use weir_crds::{
+    backfill_job::{SliceOrder, Window},
     contract::{
         digest::Sha256Digest,
         keys::RunKeys,
@@ -78,16 +79,22 @@ impl Earlier {
     }
 
     /// Whether an event may now belong to another slice or partition of the sink than it did then. Partitions follow from the
-    /// key, slices from the time; both come from the objects, what the sources say of them, and what is made of that.
+    /// key, slices from the time; both come from the objects, what the sources say of them, and what is made of that. And of
+    /// rows with the same id the first of its slice stands: which one that is follows from the slices, and from which rows
+    /// the sink can take.
     pub fn places_otherwise(&self, plan: &Plan, spec: &RunSpec, sink: &str) -> bool {
-        let partitioner = |spec: &RunSpec| {
-            let sink = spec.sinks.iter().find(|declared| declared.name == sink)?;
-            sink.kafka.as_ref().map(|kafka| (kafka.partitioner, kafka.key))
+        let slices = |spec: &RunSpec| Window { order: SliceOrder::default(), ..spec.window.clone() };
+        let declared = |spec: &RunSpec| spec.sinks.iter().find(|declared| declared.name == sink).and_then(|sink| sink.kafka.clone());
+        let found = |plan: &Plan| {
+            let planned = plan.sinks.iter().find(|planned| planned.name == sink);
+            planned.map(|planned| (planned.partitions, planned.max_message_bytes))
         };
         self.plan.objects.digest != plan.objects.digest
             || self.spec.sources != spec.sources
             || self.spec.reconstruct.columns != spec.reconstruct.columns
-            || partitioner(&self.spec) != partitioner(spec)
+            || slices(&self.spec) != slices(spec)
+            || declared(&self.spec) != declared(spec)
+            || found(&self.plan) != found(plan)
     }
 
     /// Where the records lie that it published of a bucket's slices: for each partition one range, from the first to the
@@ -130,5 +137,81 @@ fn extend(ranges: &mut BTreeMap<i32, Range>, partitions: &BTreeMap<i32, Publishe
         let range = ranges.entry(*partition).or_insert(Range { partition: *partition, first: offsets.first, end: offsets.last + 1 });
         range.first = range.first.min(offsets.first);
         range.end = range.end.max(offsets.last + 1);
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn spec() -> Value {
+        let s3 = json!({"region": "eu-central-1"});
+        json!({
+            "format": 1, "run": {"namespace": "n", "name": "j", "generation": 1}, "class": "default",
+            "store": {"bucket": "b", "s3": s3}, "sourceStore": s3,
+            "window": {"start": "2026-11-03T06:00:00Z", "end": "2026-11-03T08:00:00Z", "slice": "1h"},
+            "sources": [],
+            "reconstruct": {"columns": {"eventId": "id", "eventTime": "at", "eventType": "type", "key": "user"}},
+            "sinks": [{"name": "events", "kafka": {
+                "clusterRef": {"name": "main"}, "topic": "app_events", "mode": "InPlace",
+                "value": {"format": "Json", "columns": ["id", "at"]}, "partitioner": "Murmur2", "timestamps": "EventTime",
+                "ordering": "PerKey",
+            }}],
+        })
+    }
+
+    fn plan() -> Value {
+        let digest = "0".repeat(64);
+        json!({
+            "format": 1, "run": {"namespace": "n", "name": "j", "generation": 1}, "runDigest": digest, "workerImage": "w",
+            "slices": [], "sources": [], "objects": {"key": "o", "sha256": digest, "bytes": 0, "rows": 1}, "chunks": [],
+            "sinks": [{"name": "events", "cluster": "k", "clusterId": "c", "topic": "t", "topicId": "i", "partitions": 3, "maxMessageBytes": 9}],
+            "resultColumns": [], "sizing": {"extractBytes": 1, "slicesPerUnit": 1, "bucketsPerUnit": 1},
+            "estimates": {"events": 1, "bytes": 1, "objects": 1}, "sampledBytes": 0,
+        })
+    }
+
+    /// Whether events have other places after a value was set.
+    fn otherwise(spec_pointer: Option<(&str, Value)>, plan_pointer: Option<(&str, Value)>) -> bool {
+        let (mut now, mut planned) = (spec(), plan());
+        for (document, change) in [(&mut now, spec_pointer), (&mut planned, plan_pointer)] {
+            if let Some((pointer, value)) = change {
+                *document.pointer_mut(pointer).unwrap() = value;
+            }
+        }
+        let (then, then_planned): (RunSpec, Plan) = (serde_json::from_value(spec()).unwrap(), serde_json::from_value(plan()).unwrap());
+        let run = then.run.clone();
+        let earlier = Earlier { keys: RunKeys::new("", &run), run, spec: then, plan: then_planned, plan_hash: Sha256Digest::default() };
+        earlier.places_otherwise(&serde_json::from_value(planned).unwrap(), &serde_json::from_value(now).unwrap(), "events")
+    }
+
+    #[test]
+    fn events_have_other_places_if_anything_differs_that_decides_on_them() {
+        assert!(!otherwise(None, None));
+        assert!(!otherwise(Some(("/run/generation", json!(2))), None), "the same again");
+        let kafka = "/sinks/0/kafka";
+        for (pointer, value) in [
+            // Of two rows with the same id in an hour another one stands in each of its quarters.
+            ("/window/slice", json!("15m")),
+            ("/window/start", json!("2026-11-03T06:10:00Z")),
+            (
+                "/window",
+                json!({"start": "2026-11-03T06:00:00Z", "end": "2026-11-03T08:00:00Z", "slice": "1h",
+                "exclude": [{"start": "2026-11-03T06:00:00Z", "end": "2026-11-03T06:10:00Z", "reason": "known"}]}),
+            ),
+            ("/reconstruct/columns/key", json!("account")),
+            // A row that could not be written before, and came first.
+            (&format!("{kafka}/value/columns"), json!(["id"])),
+            (&format!("{kafka}/timestamps"), json!("ReplayTime")),
+        ] {
+            assert!(otherwise(Some((pointer, value)), None), "{pointer}");
+        }
+        let other = json!({"key": "o", "sha256": "1".repeat(64), "bytes": 0, "rows": 1});
+        for (pointer, value) in [("/objects", other), ("/sinks/0/partitions", json!(4)), ("/sinks/0/maxMessageBytes", json!(10))] {
+            assert!(otherwise(None, Some((pointer, value))), "{pointer}");
+        }
     }
 }
