@@ -58,8 +58,8 @@ pub fn to_take(view: &LedgerView, file: &PlanFile) -> Option<Action> {
     }
 }
 
-/// What a run that is over gives back: everything but slices that are staged, since those may have been published, if only
-/// in part. Without a look at the manifests nothing is known, and nothing given back.
+/// What a run that is over gives back: everything, unless a publisher has begun; then all but slices that are staged, since
+/// those may have been published, if only in part. Without a look at the manifests nothing is known, and nothing given back.
 pub fn to_release(seen: &Observed, view: &LedgerView, outcome: Outcome) -> Option<Action> {
     let workers_left = seen.pods_left > 0 || seen.workers.iter().any(|worker| worker.is_open());
     match (view.claims, outcome, &view.plan) {
@@ -84,7 +84,8 @@ pub async fn take(ledger: &Ledger, prefix: &str, view: &LedgerView, scope: &Scop
             Ok(()) => {}
             Err(ClaimError::Conflict(conflict)) => {
                 let message = format!(
-                    "topic {}: {conflict}; wait until that run has ended without publishing there, or leave that time out of spec.window",
+                    "topic {}: {conflict}; wait until that run has ended without publishing there, or leave that time out of spec.window; \
+                     if its BackfillJob was deleted, create it again and cancel it",
                     target.topic
                 );
                 return Ok(Some(Waiting::new(Wait::ClaimedByOther, message)));
@@ -99,6 +100,7 @@ pub async fn take(ledger: &Ledger, prefix: &str, view: &LedgerView, scope: &Scop
 
 pub async fn release(ledger: &Ledger, prefix: &str, view: &LedgerView, scope: &Scope, kept: &[Interval]) -> Result<(), ClaimError> {
     let all = earlier(ledger, prefix, view, |_| true).await?;
+    let kept = if has_begun(ledger, &view.keys).await? { kept } else { &[] };
     let all_kept = release_earlier(ledger, prefix, scope, &all, kept).await?;
     for target in &scope.targets {
         (Claims { ledger, prefix, target }).release(&view.run_id, &scope.slices, &all_kept).await?;
@@ -127,13 +129,20 @@ async fn earlier(ledger: &Ledger, prefix: &str, view: &LedgerView, is_wanted: im
             continue;
         }
         let Some(plan) = ledger.get_json::<Plan>(&keys.plan()).await? else { continue };
-        let listed: BTreeSet<String> =
-            ledger.list(&keys.folder(Folder::Staged), None).await?.into_iter().map(|listed| listed.key).collect();
-        let is_staged = |slice: &&Slice| listed.contains(&keys.staged(&slice.id));
-        let staged = plan.slices.iter().filter(is_staged).map(|slice| slice.interval).collect();
+        let staged = if has_begun(ledger, &keys).await? { staged(ledger, &keys, &plan.slices).await? } else { Vec::new() };
         all.push(Earlier { run, keys, slices: plan.slices, staged });
     }
     Ok(all)
+}
+
+/// Whether a publisher of a run has marked its bucket as begun, which comes before its first record.
+async fn has_begun(ledger: &Ledger, keys: &RunKeys) -> Result<bool, ClaimError> {
+    Ok(!ledger.list(&keys.folder(Folder::Publishing), None).await?.is_empty())
+}
+
+async fn staged(ledger: &Ledger, keys: &RunKeys, slices: &[Slice]) -> Result<Vec<Interval>, ClaimError> {
+    let listed: BTreeSet<String> = ledger.list(&keys.folder(Folder::Staged), None).await?.into_iter().map(|listed| listed.key).collect();
+    Ok(slices.iter().filter(|slice| listed.contains(&keys.staged(&slice.id))).map(|slice| slice.interval).collect())
 }
 
 /// Gives back what earlier generations have claimed of the same targets, but for `kept` and for what any of them has staged.
