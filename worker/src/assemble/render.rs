@@ -1,7 +1,7 @@
 //! Arrow values as JSON, exactly: every digit of an integer or decimal, doubles by their shortest form that reads back
 //! the same. A value that JSON or the declared encoding cannot hold makes its row unfit; nothing is ever rounded.
 
-use std::fmt::Write as _;
+use std::{collections::HashSet, fmt::Write as _};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use datafusion::arrow::{
@@ -15,6 +15,8 @@ use weir_crds::backfill_job::{Nulls, TimestampEncoding};
 
 use crate::decode::plain::plain_len;
 
+/// Keys of a map that are compared one by one before a set takes over.
+const MAP_KEYS_LINEAR_MAX: usize = 16;
 /// The beginning of the year 0000; the library's own bound is the end of the year 9999.
 const YEAR_0_US: i64 = -62_167_219_200_000_000;
 /// The days of the years 0000 to 9999, from 1970-01-01 on.
@@ -229,9 +231,12 @@ fn map(array: &MapArray, keys: &StringArray, values: &Column<'_>, row: usize, en
     out.push(b'{');
     let offsets = array.value_offsets();
     let entries = offsets[row] as usize..offsets[row + 1] as usize;
+    let mut more_keys = HashSet::new();
     for entry in entries.clone() {
         let key = keys.value(entry);
-        if (entries.start..entry).any(|earlier| keys.value(earlier) == key) {
+        let linear = (entries.start..entry).take(MAP_KEYS_LINEAR_MAX).any(|earlier| keys.value(earlier) == key);
+        let is_far = entry - entries.start >= MAP_KEYS_LINEAR_MAX;
+        if linear || (is_far && !more_keys.insert(key)) {
             return Err(Unfit::new(UnfitReason::DuplicateKey));
         }
         if entry > entries.start {

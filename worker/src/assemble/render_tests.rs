@@ -1,5 +1,6 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use datafusion::arrow::{
     array::{
@@ -96,6 +97,38 @@ fn maps_are_objects_with_their_keys_once() {
     let columns: [(&str, ArrayRef); 1] = [("m", Arc::new(builder.finish()))];
     assert_eq!(render(&columns, 0, Encoding { nulls: Nulls::Omit, ..PLAIN }).unwrap(), r#"{"m":{"a":"1","b":null}}"#);
     assert_eq!(render(&columns, 1, PLAIN).unwrap_err(), Unfit { reason: UnfitReason::DuplicateKey, path: "m".into() });
+}
+
+/// A map of `keys`, all with one value.
+fn map_of<'a>(keys: impl Iterator<Item = &'a str>) -> ArrayRef {
+    let mut builder = MapBuilder::new(None, StringBuilder::new(), StringBuilder::new());
+    keys.for_each(|key| {
+        builder.keys().append_value(key);
+        builder.values().append_value("1");
+    });
+    builder.append(true).unwrap();
+    Arc::new(builder.finish())
+}
+
+#[test]
+fn wide_maps_find_far_duplicates() {
+    let keys: Vec<String> = (0..100).map(|n| format!("k{n}")).collect();
+    let all = || keys.iter().map(String::as_str);
+    assert!(one(map_of(all().chain(["last"])), PLAIN).unwrap().ends_with(r#""k99":"1","last":"1"}"#));
+    for repeated in ["k0", "k15", "k16", "k99"] {
+        let unfit = one(map_of(all().chain([repeated])), PLAIN).unwrap_err();
+        assert_eq!(unfit.reason, UnfitReason::DuplicateKey, "{repeated}");
+    }
+}
+
+#[test]
+fn a_maps_keys_are_not_all_compared_with_each_other() {
+    let keys: Vec<String> = (0..400_000).map(|n| format!("key {n}")).collect();
+    let map = map_of(keys.iter().map(String::as_str));
+    let since = Instant::now();
+    assert!(one(map, PLAIN).unwrap().len() > 400_000 * 10);
+    // Milliseconds; the square of the keys would take minutes.
+    assert!(since.elapsed() < Duration::from_secs(20), "{:?}", since.elapsed());
 }
 
 #[test]

@@ -3,6 +3,9 @@
 //! Cells are read by the same rules as JSON values: numbers keep all digits, times are what is declared. An empty cell is
 //! null, quoted or not. A record with another number of cells than the header is rejected. Rows are counted in records,
 //! the header being the first; where no cell holds a line feed that is the line number.
+//!
+//! A quote too many takes in whatever follows, up to the next quote. How many records that were cannot be told, so they
+//! cannot be counted as invalid: the object is refused.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,7 +19,7 @@ use super::column::{ColumnBuffer, UNKNOWN_NAMES_MAX, Values};
 use super::json::{base64_into, decimal, epoch_scale};
 use super::lines::{Block, LINE_BYTES_MAX, Line};
 use super::number::Number;
-use super::reject::{Fault, Reason, Rejected, excerpt};
+use super::reject::{Fault, RAW_BYTES_MAX, Reason, Rejected, excerpt};
 use super::{Decoded, UnknownFields, time, types};
 
 /// Cells of a record: what a header may name.
@@ -95,6 +98,13 @@ fn cells(record: &[u8], scratch: &mut Vec<u8>, mut cell: impl FnMut(usize, &[u8]
 
 /// The names that an object's first record gives.
 pub fn header(record: &[u8]) -> Result<Vec<String>, String> {
+    // Of a longer record than weir reads, so much is left.
+    if record.len() >= RAW_BYTES_MAX {
+        return Err(format!("its header has {RAW_BYTES_MAX} bytes or more: do its records end with line feeds?"));
+    }
+    if record.windows(2).any(|pair| pair[0] == b'\r' && pair[1] != b'\n') {
+        return Err("its header has a carriage return without a line feed, which is what records end with".to_owned());
+    }
     let record = record.strip_prefix(b"\xef\xbb\xbf").unwrap_or(record);
     let text = std::str::from_utf8(record).map_err(|_| "its header is not UTF-8".to_owned())?;
     let mut names = Vec::new();
@@ -150,17 +160,16 @@ impl CsvDecoder {
         }
     }
 
-    /// Decodes one block, whose header [`header`] has accepted.
+    /// Decodes one block, whose header [`header`] has accepted. [`ArrowError::CsvError`]: its records cannot be told apart.
     pub fn decode(&mut self, block: &Block) -> Result<Decoded, ArrowError> {
         self.read_header(block)?;
         let (mut rejected, mut numbers, mut blank_lines) = (Vec::new(), Vec::with_capacity(block.line_count()), 0);
         for (number, line) in block.lines() {
             let record = match line {
                 Line::Whole(record) => record,
-                Line::TooLong { head, len } => {
-                    let fault = Fault::new(Reason::RowTooLong, format!("the record has {len} bytes, more than {LINE_BYTES_MAX}"));
-                    rejected.push(Rejected { raw_len: len, ..Rejected::from_line(block.object, number, fault, head) });
-                    continue;
+                Line::TooLong { len, .. } => {
+                    let problem = format!("record {number} has {len} bytes, more than {LINE_BYTES_MAX}: is a quote never closed?");
+                    return Err(ArrowError::CsvError(problem));
                 }
             };
             if record.is_empty() || record == b"\r" {
@@ -170,6 +179,9 @@ impl CsvDecoder {
             match self.record(record) {
                 Ok(()) => numbers.push(number),
                 Err(fault) => {
+                    if let Some(problem) = self.torn(record) {
+                        return Err(ArrowError::CsvError(format!("record {number} spans lines, and {problem}")));
+                    }
                     let len = numbers.len();
                     self.columns.iter_mut().for_each(|column| column.truncate(len));
                     rejected.push(Rejected::from_line(block.object, number, fault, record));
@@ -231,6 +243,16 @@ impl CsvDecoder {
         }
         self.missing.iter().for_each(|index| self.columns[*index].push_null());
         Ok(())
+    }
+
+    /// Why a record that was rejected, for whatever reason, may be several: it spans lines, and its cells do not come out.
+    fn torn(&mut self, record: &[u8]) -> Option<String> {
+        memchr::memchr2(b'\n', b'\r', record.strip_suffix(b"\r").unwrap_or(record))?;
+        match cells(record, &mut self.scratch, |_, _| Ok(())) {
+            Ok(count) if count == self.targets.len() => None,
+            Ok(count) => Some(format!("has {count} cells, the header {}", self.targets.len())),
+            Err(fault) => Some(format!("is malformed: {}", fault.detail)),
+        }
     }
 }
 

@@ -6,6 +6,8 @@ use datafusion::arrow::datatypes::{Decimal128Type, Int64Type, TimestampMicroseco
 use proptest::prelude::*;
 use weir_crds::columns::Columns;
 
+use super::lines::LINE_BYTES_MAX;
+use super::reject::RAW_BYTES_MAX;
 use super::{Block, CsvDecoder, Decoded, LineSplitter, Reason, csv, types};
 
 fn blocks(text: &[u8], step: usize) -> Vec<Block> {
@@ -65,16 +67,76 @@ fn each_bad_record_is_rejected_alone() {
         assert_eq!((rejected.fault.reason, rejected.row, rejected.raw.as_slice()), (*reason, 3, *record), "{text}");
         assert!(text.starts_with(detail), "{text}");
     }
-    let open = decode("a bigint", "a\n1\n\"2\n3\n");
-    assert_eq!((row_numbers(&open), open.rejected[0].fault.reason), (vec![2], Reason::InvalidCsv));
+    // It spans lines and is one record all the same.
+    let spans = decode("a bigint, s string", "a,s\nx,\"y\nz\"\n2,good");
+    assert_eq!((row_numbers(&spans), spans.rejected[0].fault.reason), (vec![3], Reason::WrongType));
+}
+
+fn refused(columns: &str, text: &[u8]) -> String {
+    let blocks = blocks(text, 1 << 20);
+    CsvDecoder::new(&Columns::parse(columns).unwrap()).decode(&blocks[0]).unwrap_err().to_string()
+}
+
+#[test]
+fn records_that_may_hold_others_are_not_rejected_as_one() {
+    let cases: &[(&[u8], &str)] = &[
+        // Whatever else is wrong with it, or was noticed first.
+        (b"1,\"x\n2,y\n3,\"z\"\n", "record 2 spans lines, and is malformed: byte 13: text behind a closing quote"),
+        (b"x,\"x\n2,y\n3,\"z\"\n", "record 2 spans lines, and is malformed: byte 13: text behind a closing quote"),
+        (b"1,\"\xff\n2,y\n3,\"z\"\n", "record 2 spans lines, and is malformed: byte 13: text behind a closing quote"),
+        (b"1,x\n2,y,\"\n3,z\"\n", "record 3 spans lines, and has 3 cells, the header 2"),
+        (b"1,x\r2,y\r\n", "record 2 spans lines, and has 3 cells, the header 2"),
+    ];
+    for (records, expected) in cases {
+        let problem = refused("a bigint, s string", &[b"a,s\n", *records].concat());
+        assert!(problem.ends_with(expected), "{problem}");
+    }
+    let problem = refused("a bigint, s string", &[&b"a,s\n1,\""[..], &b"2,y\n".repeat(LINE_BYTES_MAX / 4 + 1), b"\"\n3,z"].concat());
+    assert!(problem.contains("record 2 has 167772") && problem.ends_with("is a quote never closed?"), "{problem}");
+}
+
+#[test]
+fn an_object_cannot_end_in_quotes() {
+    let unclosed = |text: &[u8]| {
+        let mut splitter = LineSplitter::csv(3);
+        splitter.push(text, &mut Vec::new());
+        splitter.unclosed()
+    };
+    for whole in ["", "a", "a\n", "a\n\"1\"", "a\n\"1\"\n", "a\n1\"", "a\n\"1\"\"\""] {
+        assert_eq!(unclosed(whole.as_bytes()), None, "{whole}");
+    }
+    assert_eq!(unclosed(b"a\n1\n\"2\n3\n").unwrap(), "record 3 opens a quote that is never closed");
+    assert_eq!(unclosed(b"a\n1\n2\"\n\"3\"\"").unwrap(), "record 4 opens a quote that is never closed");
+    assert_eq!(unclosed(b"\"a\n1\n").unwrap(), "record 1 opens a quote that is never closed");
+}
+
+#[test]
+fn a_header_is_seen_without_records_and_in_the_head_of_an_object() {
+    for text in ["a,s", "a,s\n", "a,s\r2,x\r3,y"] {
+        let blocks = blocks(text.as_bytes(), 2);
+        assert_eq!((blocks.len(), blocks[0].line_count()), (1, 0));
+        assert_eq!(blocks[0].header.as_deref(), Some(text.trim_end_matches('\n').as_bytes()));
+    }
+    assert!(blocks(b"", 1).is_empty());
+    for (head, header, lines) in [("a,s\n1,x\n2,\"y\n", "a,s", 1), ("a,s", "a,s", 0), ("a,\"s", "a,\"s", 0)] {
+        let mut splitter = LineSplitter::csv(3);
+        splitter.push(head.as_bytes(), &mut Vec::new());
+        let block = splitter.finish_head().unwrap();
+        assert_eq!((block.header.as_deref(), block.line_count()), (Some(header.as_bytes()), lines));
+    }
 }
 
 #[test]
 fn headers_that_cannot_be_trusted_are_refused() {
     assert_eq!(csv::header(b"\xef\xbb\xbfa,\"b,c\"\r").unwrap(), ["a", "b,c"]);
-    for bad in [&b"a,a"[..], b"a,\"b", b"\xff"] {
+    assert_eq!(csv::header(b"a,\"b\r\nc\"\r").unwrap(), ["a", "b\r\nc"]);
+    let long = [&b"a,"[..], &vec![b'b'; RAW_BYTES_MAX]].concat();
+    for bad in [&b"a,a"[..], b"a,\"b", b"\xff", b"a,b\r1,2\r", b"a\r1", &long] {
         assert!(csv::header(bad).unwrap_err().starts_with("its header"));
     }
+    // One that is too long to be read is not taken for its beginning.
+    let text = [&b"a,"[..], &vec![b'b'; LINE_BYTES_MAX], b"\n1,2\n"].concat();
+    assert!(csv::header(blocks(&text, 1 << 20)[0].header.as_deref().unwrap()).unwrap_err().contains("or more"));
     assert_eq!(csv::unsupported(&Columns::parse("a int, b array<int>").unwrap()), Some("b"));
     assert_eq!(csv::unsupported(&Columns::parse("a int").unwrap()), None);
 }

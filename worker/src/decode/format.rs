@@ -55,9 +55,9 @@ impl Batch {
                 let line = block.line(row).unwrap_or_default();
                 (line[..line.len().min(RAW_BYTES_MAX)].to_vec(), line.len() as u64)
             }
-            Self::Rows { first_row, rows, .. } => {
+            Self::Rows { first_row, rows, schema, .. } => {
                 let index = row.checked_sub(*first_row).and_then(|index| usize::try_from(index).ok());
-                let raw = index.filter(|index| *index < rows.num_rows()).map(|index| parquet::row_as_json(rows, index));
+                let raw = index.filter(|index| *index < rows.num_rows()).map(|index| parquet::row_as_json(rows, index, schema));
                 let raw = raw.unwrap_or_default();
                 let len = raw.len() as u64;
                 (raw, len)
@@ -83,7 +83,7 @@ impl Decoder {
             (Self::Csv(decoder), Batch::Lines(block)) => decoder.decode(block),
             (Self::Parquet(columns, unknown), Batch::Rows { object, first_row, rows, schema }) => {
                 unknown.merge(parquet::unknown(schema, columns, rows.num_rows() as u64));
-                parquet::decode(rows, columns, *object, *first_row)
+                parquet::decode(rows, columns, schema, *object, *first_row)
             }
             (Self::Json(_) | Self::Csv(_), Batch::Rows { .. }) | (Self::Parquet(..), Batch::Lines(_)) => {
                 Err(ArrowError::InvalidArgumentError("rows of another format".into()))

@@ -163,13 +163,28 @@ impl LineSplitter {
         self.extend(bytes);
     }
 
-    /// The last block. A last line without a line feed is a line.
+    /// The last block. A last line without a line feed is a line. One of CSV is there for its header even without a record.
     pub fn finish(mut self) -> Option<Block> {
         if self.line_start < self.block.bytes.len() {
             self.end_line();
             self.take_header();
         }
-        (!self.block.ends.is_empty()).then_some(self.block)
+        (!self.block.ends.is_empty() || self.block.header.is_some()).then_some(self.block)
+    }
+
+    /// The last block where only the head of an object was read: the line that it cuts off is none, unless it is the header
+    /// of CSV, which is given as far as it goes.
+    pub fn finish_head(mut self) -> Option<Block> {
+        if matches!(self.ends, Ends::LineFeed) || self.block.header.is_some() {
+            self.block.bytes.truncate(self.line_start);
+        }
+        self.finish()
+    }
+
+    /// Why an object that ends here is not whole: a quote of CSV is open, which may have taken in any number of records.
+    pub fn unclosed(&self) -> Option<String> {
+        let record = self.block.first_line + self.block.ends.len() as u64;
+        matches!(self.ends, Ends::Record(RecordEnds::Quoted)).then(|| format!("record {record} opens a quote that is never closed"))
     }
 
     fn extend(&mut self, part: &[u8]) {
@@ -270,6 +285,15 @@ mod tests {
             blocks.extend(splitter.finish());
             assert_eq!(blocks, split(text, text.len()));
             blocks.into_iter().for_each(|block| spare.give(block));
+        }
+    }
+
+    #[test]
+    fn a_line_that_the_head_of_an_object_cuts_off_is_none() {
+        for (head, lines) in [("one\ntw", 1), ("one\n", 1), ("on", 0)] {
+            let mut splitter = LineSplitter::new(7);
+            splitter.push(head.as_bytes(), &mut Vec::new());
+            assert_eq!(splitter.finish_head().map_or(0, |block| block.line_count()), lines, "{head}");
         }
     }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray as _, BooleanArray, ListArray, MapArray, PrimitiveArray, RecordBatch, StructArray, UInt32Array, UInt64Array,
-    new_null_array,
+    Array, ArrayRef, AsArray as _, BooleanArray, FixedSizeBinaryArray, ListArray, MapArray, PrimitiveArray, RecordBatch, StructArray,
+    UInt32Array, UInt64Array, new_null_array,
 };
 use datafusion::arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use datafusion::arrow::compute::{CastOptions, cast_with_options, filter_record_batch};
@@ -18,6 +18,10 @@ use weir_crds::columns::{Column, ColumnType, Columns};
 use super::reject::{Fault, RAW_BYTES_MAX, Reason, Rejected};
 use super::types::{UTC, arrow_fields, arrow_type, batch_schema, entries_field, item_field};
 use super::{Decoded, UnknownFields};
+
+/// The Julian day of 1970-01-01, which INT96 counts from.
+const JULIAN_DAY_OF_EPOCH: i64 = 2_440_588;
+const MICROS_PER_DAY: i64 = 86_400_000_000;
 
 /// Faults by index of the value, ascending.
 type Faults = Vec<(usize, Fault)>;
@@ -73,8 +77,9 @@ fn wrong(found: &DataType, declared: &ColumnType, path: &str) -> Option<String> 
     Some(format!("column {path} is {found}, which cannot become {declared} without loss"))
 }
 
-/// Converts rows of a file that [`mismatch`] has nothing against. `first_row` is the number of the first, from 1.
-pub fn decode(batch: &RecordBatch, columns: &Columns, object: u32, first_row: u64) -> Result<Decoded, ArrowError> {
+/// Converts rows of a file that [`mismatch`] has nothing against. `first_row` is the number of the first, from 1. A timestamp
+/// that comes as bytes is an INT96.
+pub fn decode(batch: &RecordBatch, columns: &Columns, file: &Schema, object: u32, first_row: u64) -> Result<Decoded, ArrowError> {
     let rows = batch.num_rows();
     let source = StructArray::from(batch.clone());
     let (mut arrays, faults) = convert_fields(&source, columns.as_slice())?;
@@ -88,7 +93,7 @@ pub fn decode(batch: &RecordBatch, columns: &Columns, object: u32, first_row: u6
         for (index, fault) in faults {
             // The first fault of a row names it.
             if std::mem::replace(&mut keep[index], false) {
-                let raw = row_as_json(batch, index);
+                let raw = row_as_json(batch, index, file);
                 rejected.push(Rejected::from_line(object, first_row + index as u64, fault, &raw));
             }
         }
@@ -109,10 +114,10 @@ pub fn unknown(file: &Schema, columns: &Columns, rows: u64) -> UnknownFields {
 }
 
 /// A row for quarantine, as JSON, since Parquet has no bytes of a row.
-pub fn row_as_json(batch: &RecordBatch, index: usize) -> Vec<u8> {
+pub fn row_as_json(batch: &RecordBatch, index: usize, file: &Schema) -> Vec<u8> {
     let mut out = Vec::new();
     let mut writer = LineDelimitedWriter::new(&mut out);
-    let written = writer.write(&batch.slice(index, 1)).and_then(|()| writer.finish());
+    let written = writer.write(&legible(batch.slice(index, 1), file)).and_then(|()| writer.finish());
     if let Err(error) = written {
         // Better a row without its values than none: object and row number still find it.
         out = format!("this row cannot be printed: {error}").into_bytes();
@@ -122,6 +127,17 @@ pub fn row_as_json(batch: &RecordBatch, index: usize) -> Vec<u8> {
     }
     out.truncate(RAW_BYTES_MAX);
     out
+}
+
+/// INT96 columns as the times that they are, where they are one. Inside of others they stay bytes.
+fn legible(row: RecordBatch, file: &Schema) -> RecordBatch {
+    let schema = row.schema();
+    let columns = schema.fields().iter().zip(row.columns()).map(|(field, array)| {
+        let is_time = file.field_with_name(field.name()).is_ok_and(|field| matches!(field.data_type(), DataType::Timestamp(_, _)));
+        let time = array.as_fixed_size_binary_opt().filter(|_| is_time).map(int96_micros);
+        (field.name(), time.filter(|(_, faults)| faults.is_empty()).map_or_else(|| Arc::clone(array), |(time, _)| time), true)
+    });
+    RecordBatch::try_from_iter_with_nullable(columns).unwrap_or(row)
 }
 
 fn convert_fields(source: &StructArray, columns: &[Column]) -> Result<(Vec<ArrayRef>, Faults), ArrowError> {
@@ -198,6 +214,9 @@ fn lists_of(array: &ArrayRef) -> Option<DataType> {
 
 /// Instants in microseconds. Those without a zone are taken as UTC.
 fn micros(array: &ArrayRef) -> Result<(ArrayRef, Faults), ArrowError> {
+    if let Some(int96) = array.as_fixed_size_binary_opt() {
+        return Ok(int96_micros(int96));
+    }
     let DataType::Timestamp(unit, _) = array.data_type() else {
         return Err(ArrowError::SchemaError("a timestamp column has another type".into()));
     };
@@ -228,6 +247,28 @@ fn micros(array: &ArrayRef) -> Result<(ArrayRef, Faults), ArrowError> {
         .collect();
     let array = PrimitiveArray::<TimestampMicrosecondType>::try_new(ScalarBuffer::from(values), raw.nulls().cloned())?;
     Ok((Arc::new(array.with_timezone(UTC)), faults))
+}
+
+/// INT96: nanoseconds of a day, and its Julian number.
+fn int96_micros(array: &FixedSizeBinaryArray) -> (ArrayRef, Faults) {
+    let mut faults = Faults::new();
+    let values = array.iter().enumerate().map(|(index, value)| {
+        let micros = int96(value?);
+        micros.map_err(|fault| faults.push((index, fault))).ok()
+    });
+    let array: PrimitiveArray<TimestampMicrosecondType> = values.collect();
+    (Arc::new(array.with_timezone(UTC)), faults)
+}
+
+fn int96(value: &[u8]) -> Result<i64, Fault> {
+    let out_of_range = || Fault::new(Reason::OutOfRange, "does not fit microseconds");
+    let (Some(nanos), Some(day)) = (value.first_chunk(), value.last_chunk()) else { return Err(out_of_range()) };
+    let (nanos, day) = (i64::from_le_bytes(*nanos), i32::from_le_bytes(*day));
+    if nanos % 1000 != 0 {
+        return Err(Fault::new(Reason::NotExact, "is finer than a microsecond"));
+    }
+    let days = (i64::from(day) - JULIAN_DAY_OF_EPOCH).checked_mul(MICROS_PER_DAY);
+    days.and_then(|days| days.checked_add(nanos / 1000)).ok_or_else(out_of_range)
 }
 
 /// Faults of items as faults of the lists that hold them.
@@ -266,7 +307,7 @@ mod tests {
         ]);
         let columns = Columns::parse("s string, n bigint, m decimal(10,2), gone date").unwrap();
         assert_eq!(mismatch(&file.schema(), &columns), None);
-        let decoded = decode(&file, &columns, 3, 11).unwrap();
+        let decoded = decode(&file, &columns, &file.schema(), 3, 11).unwrap();
         assert_eq!((decoded.rows, decoded.rejected.len()), (2, 0));
         assert_eq!(decoded.batch["n"].as_primitive::<Int64Type>().iter().collect::<Vec<_>>(), [Some(5), None]);
         assert_eq!(decoded.batch["m"].as_primitive::<Decimal128Type>().values().to_vec(), [1500, 250]);
@@ -310,7 +351,7 @@ mod tests {
         ]);
         let columns = Columns::parse("s string, t timestamp, d double, l array<double>").unwrap();
         assert_eq!(mismatch(&file.schema(), &columns), None);
-        let decoded = decode(&file, &columns, 0, 1).unwrap();
+        let decoded = decode(&file, &columns, &file.schema(), 0, 1).unwrap();
         assert_eq!(decoded.batch["s"].as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["d"]);
         let found: Vec<_> = decoded.rejected.iter().map(|r| (r.row, r.fault.describe())).collect();
         let expected = [(1, "d: is not a finite number"), (2, "l[1]: is not a finite number"), (3, "t: is finer than a microsecond")];
@@ -326,7 +367,7 @@ mod tests {
         let file = batch(vec![("st", Arc::new(StructArray::try_new(fields, children, nulls).unwrap()))]);
         let columns = Columns::parse("st struct<x: string, y: bigint, z: date>").unwrap();
         assert_eq!(mismatch(&file.schema(), &columns), None);
-        let decoded = decode(&file, &columns, 0, 1).unwrap();
+        let decoded = decode(&file, &columns, &file.schema(), 0, 1).unwrap();
         let st = decoded.batch["st"].as_struct();
         assert_eq!((st.null_count(), st.column_by_name("x").unwrap().as_string::<i32>().value(0)), (1, "p"));
         assert_eq!(st.column_by_name("y").unwrap().as_any().downcast_ref::<Int64Array>().unwrap().value(0), 1);

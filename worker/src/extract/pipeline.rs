@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures::{Stream, StreamExt as _, stream};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use weir_crds::backfill_job::{Compression, SourceFormat};
 use weir_crds::columns::Columns;
 
@@ -44,14 +45,33 @@ pub fn batches(
     spare: Spare,
 ) -> impl Stream<Item = Result<Batch, ExtractError>> + use<> {
     let (batch_tx, batch_rx) = mpsc::channel(BATCHES_QUEUED);
-    match reading.format {
+    let feeders = match reading.format {
         SourceFormat::JsonLines | SourceFormat::Csv => read_text(fetcher, objects, reading, spare, batch_tx),
-        SourceFormat::Parquet => read_parquet(fetcher, objects, reading, batch_tx),
-    }
-    stream::unfold(batch_rx, |mut rx| async move { rx.recv().await.map(|batch| (batch, rx)) })
+        SourceFormat::Parquet => vec![read_parquet(fetcher, objects, reading, batch_tx)],
+    };
+    until_all_ended(batch_rx, feeders)
 }
 
-fn read_parquet(fetcher: &Fetcher, objects: &Arc<[SourceObject]>, reading: Reading, batches: BatchSender) {
+/// The batches that come, up to the end of all that feed them. One that panicked closes the queue just as well; that must
+/// never look like the end of the rows.
+fn until_all_ended(
+    batches: mpsc::Receiver<Result<Batch, ExtractError>>,
+    feeders: Vec<JoinHandle<()>>,
+) -> impl Stream<Item = Result<Batch, ExtractError>> + use<> {
+    stream::unfold((batches, feeders), |(mut batches, mut feeders)| async move {
+        if let Some(batch) = batches.recv().await {
+            return Some((batch, (batches, feeders)));
+        }
+        while let Some(feeder) = feeders.pop() {
+            if feeder.await.is_err() {
+                return Some((Err(ExtractError::Thread), (batches, Vec::new())));
+            }
+        }
+        None
+    })
+}
+
+fn read_parquet(fetcher: &Fetcher, objects: &Arc<[SourceObject]>, reading: Reading, batches: BatchSender) -> JoinHandle<()> {
     let (fetcher, objects) = (fetcher.clone(), Arc::clone(objects));
     tokio::spawn(async move {
         for (index, object) in objects.iter().enumerate() {
@@ -61,7 +81,7 @@ fn read_parquet(fetcher: &Fetcher, objects: &Arc<[SourceObject]>, reading: Readi
                 return;
             }
         }
-    });
+    })
 }
 
 async fn read_parquet_object(
@@ -71,10 +91,14 @@ async fn read_parquet_object(
     columns: &Columns,
     batches: &BatchSender,
 ) -> Result<(), SourceError> {
+    if object.size == 0 {
+        // What marks a folder or a finished job is no Parquet and has no rows. Its pin is checked like every other's.
+        fetcher.range(object, 0, 0).await?;
+        return Ok(());
+    }
     let mut open = ObjectReader::new(fetcher, object).open(columns).await?;
     let mut first_row = 1;
-    while let Some(rows) = open.next().await {
-        let rows = rows?;
+    while let Some(rows) = open.next().await? {
         let next_row = first_row + rows.num_rows() as u64;
         // A chunk's objects are counted in 32 bits.
         let batch = Batch::Rows { object: index as u32, first_row, rows, schema: Arc::clone(&open.schema) };
@@ -86,10 +110,16 @@ async fn read_parquet_object(
     Ok(())
 }
 
-fn read_text(fetcher: &Fetcher, objects: &Arc<[SourceObject]>, reading: Reading, spare: Spare, batches: BatchSender) {
+fn read_text(
+    fetcher: &Fetcher,
+    objects: &Arc<[SourceObject]>,
+    reading: Reading,
+    spare: Spare,
+    batches: BatchSender,
+) -> Vec<JoinHandle<()>> {
     let (piece_tx, piece_rx) = mpsc::channel(PIECES_QUEUED);
     let pieces = fetcher.stream(Arc::clone(objects), reading.ranges_in_flight);
-    tokio::spawn(async move {
+    let fetching = tokio::spawn(async move {
         let mut pieces = std::pin::pin!(pieces);
         while let Some(piece) = pieces.next().await {
             // A closed queue: the reader of batches has gone, or has met an error that it reports itself.
@@ -99,7 +129,8 @@ fn read_text(fetcher: &Fetcher, objects: &Arc<[SourceObject]>, reading: Reading,
         }
     });
     let objects = Arc::clone(objects);
-    tokio::task::spawn_blocking(move || cut_pieces(piece_rx, &batches, &objects, &reading, &spare));
+    let cutting = tokio::task::spawn_blocking(move || cut_pieces(piece_rx, &batches, &objects, &reading, &spare));
+    vec![fetching, cutting]
 }
 
 fn cut_pieces(
@@ -110,6 +141,7 @@ fn cut_pieces(
     spare: &Spare,
 ) {
     let mut open: Option<Cutter> = None;
+    let mut objects_ended = 0;
     while let Some(piece) = pieces.blocking_recv() {
         let cut = piece.and_then(|piece| {
             let mut cutter = match open.take() {
@@ -119,6 +151,7 @@ fn cut_pieces(
             cutter.push(&piece.bytes, batches)?;
             if piece.is_last {
                 cutter.finish(batches)?;
+                objects_ended += 1;
             } else {
                 open = Some(cutter);
             }
@@ -132,6 +165,10 @@ fn cut_pieces(
         if batches.is_closed() {
             return;
         }
+    }
+    if objects_ended < objects.len() {
+        // Whoever fetches has ended early.
+        let _ = batches.blocking_send(Err(ExtractError::Thread));
     }
 }
 
@@ -181,6 +218,7 @@ impl Cutter {
     fn finish(self, batches: &BatchSender) -> Result<(), SourceError> {
         let uri = self.uri;
         self.decompressor.finish().map_err(|source| SourceError::Corrupt { object: uri.clone(), source })?;
+        unreadable(&uri, self.splitter.unclosed())?;
         if let Some(block) = self.splitter.finish() {
             unreadable(&uri, self.header_of.and_then(|columns| header_problem(&block, &columns)))?;
             let _ = batches.blocking_send(Ok(Batch::Lines(block)));
@@ -201,6 +239,87 @@ pub fn header_problem(block: &Block, columns: &Columns) -> Option<String> {
     match csv::header(block.header.as_deref().unwrap_or_default()) {
         Err(problem) => Some(problem),
         Ok(names) if columns.iter().any(|column| names.contains(&column.name)) => None,
-        Ok(names) => Some(format!("its first record ({}) names none of the declared columns", names.join(", "))),
+        // Not with its cells: without a header they are an event's.
+        Ok(names) => Some(format!("its first record, of {} cells, names none of the declared columns", names.len())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use crate::source::stand_in::{object, store};
+
+    fn reading(format: SourceFormat) -> Reading {
+        let columns = Columns::parse("a bigint, s string").unwrap();
+        Reading { format, compression: Compression::None, columns, ranges_in_flight: 1 }
+    }
+
+    /// What becomes of two objects of which these pieces came: lines, or an error.
+    fn cut(format: SourceFormat, pieces: &[(usize, &'static str, bool)]) -> Result<usize, ExtractError> {
+        let (piece_tx, piece_rx) = mpsc::channel(10);
+        for (object, text, is_last) in pieces {
+            piece_tx.try_send(Ok(Piece { object: *object, bytes: text.as_bytes().into(), is_last: *is_last })).unwrap();
+        }
+        drop(piece_tx);
+        let (batch_tx, mut batch_rx) = mpsc::channel(10);
+        cut_pieces(piece_rx, &batch_tx, &[object("a", 1), object("b", 1)], &reading(format), &Spare::default());
+        drop(batch_tx);
+        let mut lines = 0;
+        while let Some(batch) = batch_rx.blocking_recv() {
+            let Batch::Lines(block) = batch? else { panic!("rows of Parquet") };
+            lines += block.line_count();
+        }
+        Ok(lines)
+    }
+
+    #[test]
+    fn objects_that_do_not_come_whole_are_noticed() {
+        let json = SourceFormat::JsonLines;
+        assert_eq!(cut(json, &[(0, "{}\n", false), (0, "{}", true), (1, "{}\n", true)]).unwrap(), 3);
+        for pieces in [&[(0, "{}\n", true), (1, "{}\n", false)][..], &[(0, "{}\n", true)], &[]] {
+            assert!(matches!(cut(json, pieces), Err(ExtractError::Thread)), "{pieces:?}");
+        }
+    }
+
+    #[test]
+    fn csv_is_refused_where_its_records_cannot_be_told() {
+        assert_eq!(cut(SourceFormat::Csv, &[(0, "a,s\n", true), (1, "", true)]).unwrap(), 0);
+        let cases = [
+            ("1,x", "its first record, of 2 cells, names none of the declared columns"),
+            ("1,x\n", "its first record, of 2 cells, names none of the declared columns"),
+            ("a,s\r1,x\r2,y\r", "a carriage return without a line feed"),
+            ("a,s\n1,x\n2,\"y\n3,z\n", "record 3 opens a quote that is never closed"),
+        ];
+        for (text, expected) in cases {
+            let problem = cut(SourceFormat::Csv, &[(0, "a,s\n1,x\n", true), (1, text, true)]).unwrap_err().to_string();
+            assert!(problem.starts_with("s3://bucket/b cannot be read as Csv: ") && problem.contains(expected), "{problem}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_feeder_that_panics_is_not_the_end() {
+        for panics in [false, true] {
+            let (sender, receiver) = mpsc::channel(1);
+            let feeder = tokio::spawn(async move {
+                sender.send(Ok(Batch::Lines(Block::default()))).await.unwrap();
+                assert!(!panics, "as at damage");
+            });
+            let batches: Vec<_> = until_all_ended(receiver, vec![tokio::spawn(async {}), feeder]).collect().await;
+            assert!(batches[0].is_ok());
+            assert_eq!((batches.len(), matches!(batches.last(), Some(Err(ExtractError::Thread)))), (1 + usize::from(panics), panics));
+        }
+    }
+
+    #[tokio::test]
+    async fn empty_objects_among_parquet_have_no_rows_and_are_still_pinned() {
+        let (fetcher, mut objects) = store(&[("_SUCCESS", b""), ("folder/", b"")]).await;
+        let read = async |objects: &[SourceObject]| {
+            batches(&fetcher, &objects.into(), reading(SourceFormat::Parquet), Spare::default()).collect::<Vec<_>>().await
+        };
+        assert!(read(&objects).await.is_empty());
+        objects[1].etag = "\"another\"".into();
+        let batches = read(&objects).await;
+        assert!(matches!(&batches[..], [Err(ExtractError::Source(SourceError::Changed { .. }))]), "{batches:?}");
     }
 }

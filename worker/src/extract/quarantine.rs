@@ -20,9 +20,9 @@ use crate::scratch::ScratchFile;
 /// Raw bytes that are held before they become a row group.
 const ROW_GROUP_BYTES: usize = 16 * 1024 * 1024;
 
-/// One row that was set aside.
+/// One row that was set aside. `Raw`: its own bytes, or some that it shares with others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct QuarantinedRow {
+pub struct QuarantinedRow<Raw = Vec<u8>> {
     /// Short and stable.
     pub reason: String,
     /// For people.
@@ -42,7 +42,7 @@ pub struct QuarantinedRow {
     /// Where known.
     pub event_type: Option<String>,
     /// The row as the source has it, at most 64 KiB of it.
-    pub raw: Vec<u8>,
+    pub raw: Raw,
     /// How long it is there.
     pub raw_bytes: u64,
 }
@@ -131,10 +131,10 @@ impl QuarantineWriter {
     }
 
     /// Adds a row.
-    pub fn push(&mut self, row: &QuarantinedRow) -> Result<(), ExtractError> {
+    pub fn push<Raw: AsRef<[u8]>>(&mut self, row: &QuarantinedRow<Raw>) -> Result<(), ExtractError> {
         self.builders.push(row);
         self.rows += 1;
-        self.held_bytes += row.raw.len() + row.detail.len() + row.object.len() + 128;
+        self.held_bytes += row.raw.as_ref().len() + row.detail.len() + row.object.len() + 128;
         if self.held_bytes >= ROW_GROUP_BYTES { self.flush() } else { Ok(()) }
     }
 
@@ -180,7 +180,7 @@ impl Builders {
         }
     }
 
-    fn push(&mut self, row: &QuarantinedRow) {
+    fn push<Raw: AsRef<[u8]>>(&mut self, row: &QuarantinedRow<Raw>) {
         self.reason.append_value(&row.reason);
         self.detail.append_value(&row.detail);
         self.source.append_value(&row.source);

@@ -1,6 +1,7 @@
 //! Blocks to selected rows and quarantine, without a store.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 use weir_crds::backfill_job::{EventColumns, SourceFormat};
 use weir_crds::columns::Columns;
 use weir_crds::contract::digest::{ContentDigest, Sha256Digest};
+use weir_crds::contract::result::FailureCode;
 use weir_crds::window::{Interval, Slicing};
 
 use super::counts::Counts;
@@ -21,6 +23,7 @@ use crate::decode::{Batch, Decoder, LineSplitter};
 use crate::scratch::Scratch;
 use crate::select::{CheckedSelect, Evaluator, Normalizer, ResultShape};
 use crate::source::SourceObject;
+use crate::termination::Explain as _;
 
 const COLUMNS: &str = "id string, ts timestamp, kind string, n bigint, tags array<string>";
 const SELECT: &str = "SELECT id AS event_id, ts AS event_time, kind AS event_type, n, unnest(tags) AS tag FROM logs WHERE n <> 0";
@@ -33,8 +36,12 @@ fn micros(text: &str) -> i64 {
     text.parse::<jiff::Timestamp>().unwrap().as_microsecond()
 }
 
-/// A worker on two objects of 06:00 to 07:00 with an hour of lateness; slices from 05:00 to 08:00, 05:30 to 05:45 excluded.
 fn worker() -> Worker {
+    worker_reading(SourceFormat::JsonLines)
+}
+
+/// A worker on two objects of 06:00 to 07:00 with an hour of lateness; slices from 05:00 to 08:00, 05:30 to 05:45 excluded.
+fn worker_reading(format: SourceFormat) -> Worker {
     let columns = Columns::parse(COLUMNS).unwrap();
     let select = block_on(CheckedSelect::new("logs", &columns, SELECT)).unwrap();
     let names = EventColumns { event_id: "event_id".into(), event_time: "event_time".into(), event_type: "event_type".into(), key: None };
@@ -62,7 +69,7 @@ fn worker() -> Worker {
         event_type: shape.event_type,
     };
     let evaluator = block_on(Evaluator::new(&select)).unwrap();
-    Worker::new(Arc::new(shared), Decoder::new(SourceFormat::JsonLines, &columns), evaluator)
+    Worker::new(Arc::new(shared), Decoder::new(format, &columns), evaluator)
 }
 
 fn block(object: u32, lines: &[String]) -> Batch {
@@ -182,6 +189,33 @@ fn rows_that_expand_come_in_pieces_and_lose_nothing() {
     total.check("c").unwrap();
     assert_eq!((total.read, total.expanded, total.selected, total.invalid), (151, 150 * 3999, 600_000, 1));
     assert_eq!(total.reasons["ExpandsTooFar"], 1);
+}
+
+#[test]
+fn rows_of_one_line_share_its_raw_bytes() {
+    let tags = format!("[{}]", vec![format!("\"{}\"", "x".repeat(30)); 1000].join(","));
+    // One after the other without an id, or late.
+    let lines: Vec<_> =
+        (0..20).map(|n| if n % 2 == 0 { line("", "06:10:00", 1, &tags) } else { line("e", "07:10:00", 1, &tags) }).collect();
+    let mut rows = Vec::new();
+    let mut take = |piece: Processed| {
+        rows.extend(piece.set_aside);
+        true
+    };
+    worker().batch(&block(0, &lines), &mut take).unwrap();
+    assert_eq!(rows.len(), 20_000);
+    assert!(rows.iter().all(|row| row.raw == lines[row.row as usize - 1].as_bytes()));
+    let held: BTreeMap<_, _> = rows.iter().map(|row| (row.raw.as_ptr(), row.raw.len())).collect();
+    assert_eq!(held.values().sum::<usize>(), lines.iter().map(String::len).sum::<usize>());
+}
+
+#[test]
+fn records_that_cannot_be_told_apart_are_their_objects_fault() {
+    let mut splitter = LineSplitter::csv(1);
+    splitter.push(b"id,kind\n1,\"x\n2,y\n3,\"z\"\n", &mut Vec::new());
+    let error = worker_reading(SourceFormat::Csv).batch(&Batch::Lines(splitter.finish().unwrap()), &mut |_| true).unwrap_err();
+    assert!(error.to_string().starts_with("s3://bucket/b cannot be read as Csv: record 2 spans lines"), "{error}");
+    assert_eq!(error.code(), FailureCode::SourceCorrupt);
 }
 
 #[test]

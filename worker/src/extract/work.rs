@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use datafusion::arrow::array::{ArrayRef, AsArray as _, RecordBatch, UInt16Array, UInt32Array};
 use datafusion::arrow::compute::take_record_batch;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType, UInt32Type, UInt64Type};
+use datafusion::arrow::error::ArrowError;
 use weir_crds::window::{Interval, Placement, Slicing};
 
 use super::counts::Counts;
@@ -17,7 +19,7 @@ use crate::decode::types::ROW_COLUMN;
 use crate::decode::{Batch, Decoder, UnknownFields};
 use crate::select::normalize::{Normalized, SOURCE_COLUMN, SUB_COLUMN};
 use crate::select::{Evaluator, Normalizer, RowFault};
-use crate::source::SourceObject;
+use crate::source::{SourceError, SourceObject};
 
 /// What all threads of a chunk share.
 #[derive(Debug)]
@@ -56,11 +58,31 @@ pub struct Processed {
     /// Selected rows by index of the slice, in source order.
     pub selected: BTreeMap<usize, RecordBatch>,
     /// Rows for quarantine, in source order.
-    pub set_aside: Vec<QuarantinedRow>,
+    pub set_aside: Vec<QuarantinedRow<Bytes>>,
     /// Counts of the block.
     pub counts: Counts,
     /// Fields that are not declared.
     pub unknown: UnknownFields,
+    last_raw: LastRaw,
+}
+
+/// Raw bytes of the row that was last set aside, by its number. The rows that unnesting made of it come one after the other
+/// and share them: each with a copy, a few lines would take gigabytes.
+#[derive(Debug, Default)]
+struct LastRaw(Option<(u64, Bytes, u64)>);
+
+impl LastRaw {
+    fn get(&mut self, source: &Batch, row: u64) -> (Bytes, u64) {
+        match &self.0 {
+            Some((last, raw, len)) if *last == row => (raw.clone(), *len),
+            Some(_) | None => {
+                let (raw, len) = source.raw(row);
+                let raw = Bytes::from(raw);
+                self.0 = Some((row, raw.clone(), len));
+                (raw, len)
+            }
+        }
+    }
 }
 
 /// The columns of segments: result columns, then `__source`, `__object`, `__row`, `__sub`.
@@ -85,7 +107,7 @@ impl Shared {
     }
 
     /// A row for quarantine, without its raw bytes.
-    fn row(&self, object: u32, row: u64, reason: String, detail: String) -> QuarantinedRow {
+    fn row(&self, object: u32, row: u64, reason: String, detail: String) -> QuarantinedRow<Bytes> {
         let object = self.objects.get(object as usize);
         QuarantinedRow {
             reason,
@@ -108,7 +130,7 @@ impl Worker {
     /// Does the rows of one batch. What becomes of them is given to `emit` in source order, in one piece unless `select`
     /// unnests: then in pieces that stay small once expanded. It ends early when `emit` says that no one listens.
     pub fn batch(&mut self, batch: &Batch, emit: &mut dyn FnMut(Processed) -> bool) -> Result<(), ExtractError> {
-        let decoded = self.decoder.decode(batch)?;
+        let decoded = self.decoder.decode(batch).map_err(|error| self.undecodable(batch, error))?;
         let mut processed = Processed { unknown: self.decoder.take_unknown(), ..Processed::default() };
         processed.counts.read = decoded.rows;
         for rejected in decoded.rejected {
@@ -134,6 +156,13 @@ impl Worker {
         Ok(())
     }
 
+    /// Records of CSV that cannot be told apart are the object's fault, everything else of Arrow's is weir's.
+    fn undecodable(&self, batch: &Batch, error: ArrowError) -> ExtractError {
+        let ArrowError::CsvError(problem) = error else { return error.into() };
+        let object = self.shared.objects.get(batch.object() as usize).map(SourceObject::uri).unwrap_or_default();
+        SourceError::Unreadable { object, format: "Csv", problem }.into()
+    }
+
     fn evaluate(&mut self, source: &Batch, rows: RecordBatch, processed: &mut Processed) -> Result<(), ExtractError> {
         let good = rows.num_rows() as u64;
         let evaluated = self.evaluator.run(rows)?;
@@ -157,7 +186,7 @@ impl Worker {
         processed.counts.count_reason(rejected.fault.key(), 1);
         let code = rejected.fault.reason.code().to_owned();
         let mut row = self.shared.row(rejected.object, rejected.row, code, rejected.fault.describe());
-        (row.raw, row.raw_bytes) = (rejected.raw, rejected.raw_len);
+        (row.raw, row.raw_bytes) = (rejected.raw.into(), rejected.raw_len);
         processed.set_aside.push(row);
     }
 
@@ -173,7 +202,7 @@ impl Worker {
         }
         let mut row = self.shared.row(source.object(), fault.row, fault.fault.reason.code().to_owned(), fault.fault.describe());
         (row.sub, row.event_time_us, row.event_type) = (fault.sub, fault.event_time_us, fault.event_type);
-        (row.raw, row.raw_bytes) = source.raw(fault.row);
+        (row.raw, row.raw_bytes) = processed.last_raw.get(source, fault.row);
         processed.set_aside.push(row);
     }
 
@@ -216,7 +245,7 @@ impl Worker {
         set_aside.sub = sub;
         set_aside.event_time_us = Some(time);
         set_aside.event_type = Some(batch.column(self.shared.event_type).as_string::<i32>().value(index).to_owned());
-        (set_aside.raw, set_aside.raw_bytes) = source.raw(row);
+        (set_aside.raw, set_aside.raw_bytes) = processed.last_raw.get(source, row);
         processed.set_aside.push(set_aside);
     }
 }

@@ -153,8 +153,7 @@ async fn sample(
             return Ok(Part { selected: open.rows, bytes: object.size });
         }
         let since = Instant::now();
-        let Some(rows) = open.next().await else { return Ok(Part { selected: 0, bytes: object.size }) };
-        let rows = rows?;
+        let Some(rows) = open.next().await? else { return Ok(Part { selected: 0, bytes: object.size }) };
         let bytes = u128::from(object.size) * rows.num_rows() as u128 / u128::from(open.rows.max(1));
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         cost.rows += rows.num_rows() as u64;
@@ -212,6 +211,7 @@ async fn worker(
 /// The lines that the head of an object has, and how many of its bytes they took.
 fn blocks(ordinal: u32, object: &SourceObject, head: &[u8], reading: &Reading) -> Result<(Vec<Block>, u64), SourceError> {
     let corrupt = |source| SourceError::Corrupt { object: object.uri(), source };
+    let unreadable = |problem| SourceError::Unreadable { object: object.uri(), format: "Csv", problem };
     let mut blocks = Vec::new();
     let mut splitter = match reading.format {
         SourceFormat::Csv => LineSplitter::csv(ordinal),
@@ -234,16 +234,50 @@ fn blocks(ordinal: u32, object: &SourceObject, head: &[u8], reading: &Reading) -
             break;
         }
     }
-    blocks.extend(splitter.finish());
+    if taken < object.size || given > DECOMPRESSED_BYTES_MAX {
+        blocks.extend(splitter.finish_head());
+    } else if let Some(problem) = splitter.unclosed() {
+        return Err(unreadable(problem));
+    } else {
+        blocks.extend(splitter.finish());
+    }
     match blocks.first().filter(|_| reading.format == SourceFormat::Csv).and_then(|block| header_problem(block, &reading.columns)) {
-        Some(problem) => Err(SourceError::Unreadable { object: object.uri(), format: "Csv", problem }),
+        Some(problem) => Err(unreadable(problem)),
         None => Ok((blocks, taken)),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use weir_crds::backfill_job::Compression;
+    use weir_crds::columns::Columns;
+
     use super::*;
+
+    /// What the records of a CSV object of `size` bytes are that begins with `head`: how many there are, or why there are none.
+    fn csv(head: &str, size: usize) -> Result<usize, String> {
+        let columns = Columns::parse("a int, s string").map_err(|error| error.to_string())?;
+        let reading = Reading { format: SourceFormat::Csv, compression: Compression::None, columns, ranges_in_flight: 1 };
+        let read = blocks(0, &object(1, size as u64), head.as_bytes(), &reading);
+        read.map(|(blocks, _)| blocks.iter().map(Block::line_count).sum()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn heads_of_csv_are_refused_for_what_is_wrong_with_the_object_and_not_for_where_they_end() {
+        let cut = "a,s\n1,x\n2,\"y\n";
+        assert_eq!((csv(cut, cut.len() + 10), csv("a,s\n", 4), csv("", 0)), (Ok(1), Ok(0), Ok(0)));
+        let refused = [
+            (cut, cut.len(), "record 3 opens a quote that is never closed"),
+            ("a,s\r1,x\r", 9, "a carriage return without a line feed"),
+            ("a,s\r1,x\r", 90, "a carriage return without a line feed"),
+            ("1,x\n", 4, "of 2 cells, names none of the declared columns"),
+            ("1,x", 3, "of 2 cells, names none of the declared columns"),
+        ];
+        for (head, size, expected) in refused {
+            let read = csv(head, size);
+            assert!(read.as_ref().is_err_and(|problem| problem.contains(expected)), "{head} of {size}: {read:?}");
+        }
+    }
 
     fn object(n: u64, size: u64) -> SourceObject {
         SourceObject { bucket: "b".into(), key: format!("{n}"), version: None, etag: "e".into(), size, arrival: None }

@@ -8,6 +8,10 @@ pub mod fetch;
 pub mod list;
 pub mod object_list;
 pub mod parquet;
+#[cfg(test)]
+mod parquet_tests;
+#[cfg(test)]
+pub mod stand_in;
 pub mod template;
 
 pub use error::SourceError;

@@ -1,15 +1,19 @@
 //! Parquet objects, read row group by row group through ranged GETs of what is needed of them.
 
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::parquet::arrow::ProjectionMask;
 use datafusion::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use datafusion::parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStream, ParquetRecordBatchStreamBuilder};
+use datafusion::parquet::basic::Type as PhysicalType;
 use datafusion::parquet::errors::{ParquetError, Result as ParquetResult};
-use datafusion::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use datafusion::parquet::file::metadata::{FileMetaData, ParquetMetaData, ParquetMetaDataReader};
+use datafusion::parquet::schema::types::{SchemaDescriptor, Type};
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use weir_crds::columns::Columns;
@@ -27,6 +31,8 @@ const ROW_GROUP_BYTES_MAX: u64 = 512 * 1024 * 1024;
 const FOOTER_BYTES: usize = 64 * 1024;
 /// GETs of one row group under way at once.
 const RANGES_IN_FLIGHT: usize = 8;
+/// Of an INT96.
+const INT96_BYTES: i32 = 12;
 
 /// Reads one object for the Parquet library. The library keeps only texts of errors, so the last one is kept here.
 #[derive(Clone, Debug)]
@@ -38,7 +44,7 @@ pub struct ObjectReader {
     tail: Arc<Mutex<Option<(u64, Bytes)>>>,
 }
 
-/// An object that is open: its rows are read from `stream`.
+/// An object that is open.
 pub struct OpenObject {
     /// The object's own columns, those that are not declared included.
     pub schema: SchemaRef,
@@ -46,8 +52,8 @@ pub struct OpenObject {
     pub rows: u64,
     /// What reading its first rows costs.
     pub first_group_bytes: u64,
-    /// Rows, declared columns only.
-    pub stream: ParquetRecordBatchStream<ObjectReader>,
+    stream: ParquetRecordBatchStream<ObjectReader>,
+    rows_read: u64,
     reader: ObjectReader,
 }
 
@@ -64,7 +70,12 @@ impl ObjectReader {
     }
 
     /// Opens the object for reading the declared columns.
-    pub async fn open(mut self, columns: &Columns) -> Result<OpenObject, SourceError> {
+    pub async fn open(self, columns: &Columns) -> Result<OpenObject, SourceError> {
+        let reader = self.clone();
+        reader.or_panic(self.try_open(columns)).await?
+    }
+
+    async fn try_open(mut self, columns: &Columns) -> Result<OpenObject, SourceError> {
         let metadata = self.metadata().await?;
         let schema = Arc::clone(metadata.schema());
         if let Some(problem) = mismatch(&schema, columns) {
@@ -84,10 +95,19 @@ impl ObjectReader {
                 return Err(self.unreadable(problem));
             }
         }
+        let metadata = int96_as_bytes(metadata).map_err(|error| self.error(&error))?;
         let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(self.clone(), metadata);
         let built = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build();
         let stream = built.map_err(|error| self.error(&error))?;
-        Ok(OpenObject { schema, rows, first_group_bytes: first_group_bytes.unwrap_or(0), stream, reader: self })
+        Ok(OpenObject { schema, rows, first_group_bytes: first_group_bytes.unwrap_or(0), stream, rows_read: 0, reader: self })
+    }
+
+    /// The library panics at some damage. To weir that is an object that cannot be read, as others are.
+    async fn or_panic<T>(&self, reading: impl Future<Output = T>) -> Result<T, SourceError> {
+        AssertUnwindSafe(reading).catch_unwind().await.map_err(|panic| {
+            let words = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+            self.unreadable(format!("the Parquet library panicked: {}", words.unwrap_or("without a word")))
+        })
     }
 
     /// What a failure of the library really was.
@@ -131,16 +151,53 @@ impl ObjectReader {
 }
 
 impl OpenObject {
-    /// The next rows.
-    pub async fn next(&mut self) -> Option<Result<datafusion::arrow::array::RecordBatch, SourceError>> {
-        let next = self.stream.next().await?;
-        Some(next.map_err(|error| self.reader.error(&error)))
+    /// The next rows, declared columns only. At their end as many have come as the footer says.
+    pub async fn next(&mut self) -> Result<Option<RecordBatch>, SourceError> {
+        let Some(next) = self.reader.or_panic(self.stream.next()).await? else {
+            let Self { rows, rows_read, reader, .. } = self;
+            let differs = || reader.unreadable(format!("its footer says {rows} rows, and {rows_read} were read"));
+            return if rows == rows_read { Ok(None) } else { Err(differs()) };
+        };
+        let batch = next.map_err(|error| self.reader.error(&error))?;
+        self.rows_read += batch.num_rows() as u64;
+        Ok(Some(batch))
     }
 }
 
 fn options() -> ArrowReaderOptions {
     // Types come from the file's own schema, not from what a writer says that it had in memory.
     ArrowReaderOptions::new().with_skip_arrow_metadata(true)
+}
+
+/// The same file with every INT96 read as the bytes that it is stored as. As times the library would wrap those that do not
+/// fit nanoseconds (1677 to 2262), and say nothing.
+fn int96_as_bytes(metadata: ArrowReaderMetadata) -> ParquetResult<ArrowReaderMetadata> {
+    if metadata.parquet_schema().columns().iter().all(|column| column.physical_type() != PhysicalType::INT96) {
+        return Ok(metadata);
+    }
+    let whole = metadata.metadata();
+    let file = whole.file_metadata();
+    let schema = Arc::new(SchemaDescriptor::new(Arc::new(type_of_bytes(file.schema()))));
+    let created_by = file.created_by().map(str::to_owned);
+    let file = FileMetaData::new(file.version(), file.num_rows(), created_by, None, schema, None);
+    ArrowReaderMetadata::try_new(Arc::new(ParquetMetaData::new(file, whole.row_groups().to_vec())), options())
+}
+
+fn type_of_bytes(kind: &Type) -> Type {
+    match kind {
+        Type::GroupType { basic_info, fields } => {
+            let fields = fields.iter().map(|field| Arc::new(type_of_bytes(field))).collect();
+            Type::GroupType { basic_info: basic_info.clone(), fields }
+        }
+        Type::PrimitiveType { basic_info, physical_type: PhysicalType::INT96, scale, precision, .. } => Type::PrimitiveType {
+            basic_info: basic_info.clone(),
+            physical_type: PhysicalType::FIXED_LEN_BYTE_ARRAY,
+            type_length: INT96_BYTES,
+            scale: *scale,
+            precision: *precision,
+        },
+        Type::PrimitiveType { .. } => kind.clone(),
+    }
 }
 
 impl AsyncFileReader for ObjectReader {
