@@ -55,6 +55,8 @@ pub struct Assessment {
     /// The least of all groups that count.
     pub headroom_percent: Option<u32>,
     pub time_to_loss: TimeLeft,
+    /// Groups could be listed, and for how long the broker keeps their offsets is known.
+    pub offsets_watched: bool,
     /// What could not be observed; while there is any nothing is lowered.
     pub unknown: Vec<Unknown>,
     pub findings: Vec<Finding>,
@@ -188,6 +190,7 @@ impl History {
             headroom_percent: counting(&groups).filter_map(|g| g.headroom_percent).min(),
             time_to_loss: counting(&groups).map(|g| g.time_to_loss).min().unwrap_or(TimeLeft::Never),
             reads: self.reads(&groups, effective),
+            offsets_watched: seen.groups.is_some() && seen.offsets_retention_ms.is_some(),
             groups,
             unknown,
             findings: Vec::new(),
@@ -482,6 +485,7 @@ fn state(it: &Assessment, history: &History) -> State {
         | Finding::EnforcementConflict { .. }
         | Finding::DeadConsumer { .. }
         | Finding::OffsetsExpiring { .. }
+        | Finding::OffsetsForgotten { .. }
         | Finding::LagTrend { .. }
         | Finding::LagAboveSlo { .. }
         | Finding::LossNear { .. } => State::AtRisk,

@@ -16,7 +16,7 @@ pub fn conditions(topics: &[(&str, &Assessment)], owner: &Owners) -> Vec<Wanted>
         lag_observed(topics),
         floor_satisfied(topics, retention_known),
         must_not(topics, ConditionType::LagWithinSlo, &LAG_REASONS, lag_known),
-        must_not(topics, ConditionType::OffsetsRetained, &["OffsetsExpiring"], |_| true),
+        must_not(topics, ConditionType::OffsetsRetained, &["OffsetsForgotten", "OffsetsExpiring"], |it| it.offsets_watched),
         found(topics, ConditionType::FloorCapped, &["FloorCapped"]),
         hold_active(topics),
         found(topics, ConditionType::EnforcementConflict, &["EnforcementConflict"]),

@@ -8,7 +8,7 @@ use crate::{
     floor::Reason,
     judge::Standing,
     lag::{Behind, LagUnknown, RetentionUnknown},
-    policy::{Owners, Policy},
+    policy::{Mode, Owners, Policy},
     text,
     verdict::{Outcome, Repair, Verdict},
 };
@@ -129,6 +129,7 @@ impl Finding {
             Self::EnforcementConflict { .. } => "EnforcementConflict",
             Self::DeadConsumer { .. } => "DeadConsumer",
             Self::OffsetsExpiring { .. } => "OffsetsExpiring",
+            Self::OffsetsForgotten { .. } => "OffsetsForgotten",
             Self::LagTrend { .. } => "LagTrend",
             Self::LagAboveSlo { critical: true, .. } => "LagCritical",
             Self::LagAboveSlo { .. } => "LagHigh",
@@ -142,6 +143,7 @@ impl Finding {
             Self::Missed(Gap { group, .. })
             | Self::DeadConsumer { group, .. }
             | Self::OffsetsExpiring { group, .. }
+            | Self::OffsetsForgotten { group, .. }
             | Self::LagTrend { group, .. }
             | Self::LagAboveSlo { group, .. }
             | Self::LossNear { group, .. } => Some(group),
@@ -154,17 +156,17 @@ impl Finding {
         }
     }
 
-    /// Whether somebody should be woken.
-    pub const fn pages(&self) -> bool {
+    /// Whether somebody should be woken. What is below its floor pages where weir should have raised it.
+    pub const fn pages(&self, mode: Mode) -> bool {
         match self {
             Self::Missed(_) | Self::Deleted(_) | Self::LagAboveSlo { critical: true, .. } | Self::LossNear { .. } => true,
-            Self::BelowFloor { .. }
-            | Self::SizeLowered { .. }
-            | Self::FloorCapped { .. }
+            Self::BelowFloor { .. } | Self::SizeLowered { .. } => matches!(mode, Mode::Enforce),
+            Self::FloorCapped { .. }
             | Self::Restored(_)
             | Self::EnforcementConflict { .. }
             | Self::DeadConsumer { .. }
             | Self::OffsetsExpiring { .. }
+            | Self::OffsetsForgotten { .. }
             | Self::LagTrend { .. }
             | Self::LagAboveSlo { .. } => false,
         }
@@ -187,8 +189,12 @@ impl Finding {
             }
             Self::Missed(gap) => gap.says(),
             Self::Deleted(repair) | Self::Restored(repair) => repair.says(),
-            Self::EnforcementConflict { resource, key, declared, patch, reverted } => {
-                let declared = declared.as_ref().map_or_else(|| format!("sets no {key}"), |value| format!("sets {key} to {value}"));
+            Self::EnforcementConflict { resource, declared, patch, reverted } => {
+                let sets = |(key, value): &(&str, Option<String>)| match value {
+                    Some(value) => format!("sets {key} to {value}"),
+                    None => format!("sets no {key}"),
+                };
+                let declared = declared.iter().map(sets).collect::<Vec<_>>().join(" and ");
                 let reverted = match reverted {
                     0 => String::new(),
                     times => format!(" and put it back {times} times within an hour"),
@@ -203,6 +209,10 @@ impl Finding {
             Self::OffsetsExpiring { group, within_ms } => {
                 format!("group {group} has no members, and the broker forgets its offsets within {}", text::rough(*within_ms))
             }
+            Self::OffsetsForgotten { group, since_ms } => format!(
+                "the broker has forgotten the offsets of group {group} (seen at {}), which has records to read: set them back before it starts",
+                text::second(*since_ms)
+            ),
             Self::LagTrend { group, crosses_ms } => {
                 format!("group {group} is slower than its producers, and loses records from {} on", text::second(*crosses_ms))
             }

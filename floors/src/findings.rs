@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     MINUTE_MS, Retention,
     assess::GroupLag,
-    groups::{GroupRecord, LagPoint},
+    groups::{GroupRecord, LagPoint, Position},
     lag::{Effective, TimeLeft},
     policy::{Rules, Slo},
     retention::percent_of,
@@ -82,8 +82,8 @@ pub enum Finding {
     EnforcementConflict {
         /// As `KafkaTopic kafka/app-events`.
         resource: String,
-        key: &'static str,
-        declared: Option<String>,
+        /// What it sets of what is too low; `None`: nothing.
+        declared: Vec<(&'static str, Option<String>)>,
         /// What would end the conflict.
         patch: String,
         /// How often it was reverted of late; after a few weir raises at intervals.
@@ -101,6 +101,12 @@ pub enum Finding {
     OffsetsExpiring {
         group: String,
         within_ms: i64,
+    },
+    /// The broker has forgotten the group's offsets, and there are records that it has not read: where it begins when it comes
+    /// back is for `auto.offset.reset` to say.
+    OffsetsForgotten {
+        group: String,
+        since_ms: i64,
     },
     /// Consumption is slower than production; at this pace the group loses records at that time.
     LagTrend {
@@ -132,7 +138,8 @@ pub(crate) struct Detect<'a> {
 
 impl Detect<'_> {
     pub fn all(&self) -> impl Iterator<Item = Finding> {
-        [self.dead_consumer(), self.offsets_expiring(), self.lag_trend(), self.above_slo(), self.loss_near()].into_iter().flatten()
+        let offsets = self.offsets_forgotten().or_else(|| self.offsets_expiring());
+        [self.dead_consumer(), offsets, self.lag_trend(), self.above_slo(), self.loss_near()].into_iter().flatten()
     }
 
     /// An idle topic's consumer has nothing to do: only records that came after it stopped count, and only once they have
@@ -164,6 +171,14 @@ impl Detect<'_> {
         let passed_ms = self.now_ms - since_ms;
         (percent_of(passed_ms, kept_ms) >= self.rules.slo.offsets_expiry_percent)
             .then(|| Finding::OffsetsExpiring { group: self.name.to_owned(), within_ms: (kept_ms - passed_ms).max(0) })
+    }
+
+    fn offsets_forgotten(&self) -> Option<Finding> {
+        let unread =
+            |partition: &i32, committed: i64| self.lag.partitions.get(partition).and_then(|p| p.end).is_some_and(|end| end > committed);
+        let since = |(partition, position): (&i32, &Position)| position.forgotten_ms.filter(|_| unread(partition, position.committed));
+        let since_ms = self.record.positions.iter().filter_map(since).min()?;
+        Some(Finding::OffsetsForgotten { group: self.name.to_owned(), since_ms })
     }
 
     /// The lag grew in each quarter of the time, so that no single burst makes a trend.

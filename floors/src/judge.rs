@@ -1,7 +1,8 @@
-//! Whether somebody's change of a topic may pass. Admission asks before, the reconciler after: one judge for both.
+//! Whether somebody's change of a topic may pass, for admission, which asks before it is made.
 //!
 //! Old is judged against new: only what lowers the effective retention is looked at, so that a topic that is below its
-//! floor already can be changed otherwise, and raised.
+//! floor already can be changed otherwise, and raised. The reconciler does not ask: it meets what changes left behind, and
+//! [`crate::History::assess`] judges that by the floor alone. One table of edits is put to both.
 
 use std::collections::BTreeMap;
 

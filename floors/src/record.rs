@@ -8,8 +8,8 @@ use crate::{
     series::Series,
 };
 
-/// Samples of a partition over the look-back.
-pub const SAMPLES_MAX: usize = 256;
+/// Samples of a partition over the look-back: enough for gaps of at most a tenth of their age over a month.
+pub const SAMPLES_MAX: usize = 160;
 /// Timestamps of a partition: enough for each group that lags to have one near.
 const STAMPS_MAX: usize = 32;
 /// Rates are means over a day, so that a quiet night does not look like a quiet topic, or over all that is remembered, so that a

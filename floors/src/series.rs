@@ -96,6 +96,10 @@ impl<V: Copy + PartialEq> Series<V> {
             *at = at_ms;
         } else {
             self.make_room(at_ms, points_max);
+            if self.points.len() == self.points.capacity() {
+                // There are tens of thousands of series: doubling would leave half of their memory empty.
+                self.points.reserve_exact((self.points.len() / 4 + 4).min(points_max.saturating_sub(self.points.len()).max(1)));
+            }
             self.points.push((at_ms, value));
         }
         // One older point stays, so that what arrived at the horizon lies between two.
@@ -124,16 +128,20 @@ impl<V: Copy + PartialEq> Series<V> {
 
     /// The first and the last point stay.
     fn thin(&mut self, now_ms: i64, divisor: i64) {
-        let points = std::mem::take(&mut self.points);
-        for (index, point) in points.iter().enumerate() {
-            let drop = match (self.points.last(), points.get(index + 1)) {
-                (Some((before, _)), Some((after, _))) => after.saturating_sub(*before).saturating_mul(divisor) <= now_ms - after,
-                _ => false,
+        let mut kept: usize = 0;
+        let at = |points: &[(i64, V)], index: usize| points.get(index).map(|(at_ms, _)| *at_ms);
+        for index in 0..self.points.len() {
+            let before = kept.checked_sub(1).and_then(|last| at(&self.points, last));
+            let drop = match (before, at(&self.points, index + 1)) {
+                (Some(before), Some(after)) => after.saturating_sub(before).saturating_mul(divisor) <= now_ms - after,
+                (Some(_) | None, _) => false,
             };
             if !drop {
-                self.points.push(*point);
+                self.points.swap(kept, index);
+                kept += 1;
             }
         }
+        self.points.truncate(kept);
     }
 
     /// The last resort: every second point goes, the first and the last stay.

@@ -8,7 +8,8 @@ use std::{
 };
 
 use aws_sdk_s3::{
-    config::http::HttpResponse,
+    Config,
+    config::{RequestChecksumCalculation, http::HttpResponse},
     error::SdkError,
     operation::put_object::PutObjectError,
     primitives::ByteStream,
@@ -93,10 +94,13 @@ impl Ledger {
         self.put(fault::PROGRESS, key, bytes, false).await.map_err(|error| LedgerError::request("putting", &self.bucket, key, &error))
     }
 
+    /// With a checksum: a bucket that locks what is put takes nothing without one. It is a header, not a trailer, since all of
+    /// the body is in memory; servers that do not know it pass over it.
     async fn put(&self, points: Points, key: &str, bytes: Bytes, once: bool) -> Result<(), SdkError<PutObjectError, HttpResponse>> {
         let request = self.client.put_object().bucket(&self.bucket).key(key).body(ByteStream::from(bytes));
         let request = if once { request.if_none_match("*") } else { request };
-        between(points, request.send()).await.map(drop)
+        let checked = Config::builder().request_checksum_calculation(RequestChecksumCalculation::WhenSupported);
+        between(points, request.customize().config_override(checked).send()).await.map(drop)
     }
 
     /// Puts a part whose key holds the digest of its bytes: writing it twice writes the same.
@@ -222,5 +226,67 @@ impl Upload {
         let sent = sent.map_err(|error| LedgerError::request("uploading a part of", bucket, &self.key, &error))?;
         self.parts.push(CompletedPart::builder().part_number(number as i32).set_e_tag(sent.e_tag).build());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use tokio::{
+        io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+        net::TcpListener,
+        task::JoinHandle,
+    };
+    use weir_crds::{contract::run::StoreLocation, refs::S3Service};
+
+    use super::*;
+
+    /// Takes one object, and gives the head of the request.
+    async fn take(listener: TcpListener) -> String {
+        let mut stream = BufReader::new(listener.accept().await.unwrap().0);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert_ne!(stream.read_line(&mut head).await.unwrap(), 0, "{head}");
+        }
+        let bytes = head.to_lowercase().lines().find_map(|l| l.strip_prefix("content-length: ")?.parse().ok()).unwrap();
+        stream.read_exact(&mut vec![0; bytes]).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        head
+    }
+
+    async fn store() -> (Ledger, JoinHandle<String>) {
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["aws-access-key-id", "aws-secret-access-key"] {
+            std::fs::write(dir.path().join(file), "key").unwrap();
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let s3 = S3Service { endpoint: Some(endpoint), region: "us-east-1".into(), path_style: true };
+        let store = StoreLocation { bucket: "audit".into(), prefix: String::new(), s3 };
+        (Ledger::connect(&store, Some(dir.path())).await.unwrap(), tokio::spawn(take(listener)))
+    }
+
+    /// The check value of CRC-32 is of these.
+    const BYTES: &[u8] = b"123456789";
+    const CRC32: &str = "x-amz-checksum-crc32: y/Q5Jg==\r\n";
+
+    #[tokio::test]
+    async fn what_a_bucket_may_lock_is_put_with_its_checksum() {
+        let (ledger, request) = store().await;
+        assert_eq!(ledger.put_once("main/1.json", Bytes::from_static(BYTES)).await.unwrap(), PutOnce::Written);
+        let head = request.await.unwrap();
+        assert!(head.contains(CRC32) && head.contains("if-none-match: *"), "{head}");
+        let (ledger, request) = store().await;
+        ledger.overwrite("kept/raising.json", Bytes::from_static(BYTES)).await.unwrap();
+        let head = request.await.unwrap();
+        assert!(head.contains(CRC32), "{head}");
+    }
+
+    #[tokio::test]
+    async fn parts_are_not_hashed_again() {
+        let (ledger, request) = store().await;
+        ledger.put_part("part", Bytes::from_static(BYTES)).await.unwrap();
+        let head = request.await.unwrap();
+        assert!(!head.contains("x-amz-checksum") && !head.contains("x-amz-sdk-checksum"), "{head}");
     }
 }

@@ -1,4 +1,4 @@
-//! Metrics. Labels are few and bounded; no job or namespace is one.
+//! Metrics. Labels are few and bounded; a job is one only while it is in trouble.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,9 +24,10 @@ use prometheus_client::{
 use weir_crds::{
     BackfillJob,
     backfill_job::{BackfillJobStatus, Phase, SliceCounts},
+    conditions::ConditionType,
 };
 
-use crate::{admission::metrics::AdmissionMetrics, topic_retention::metrics::TopicMetrics};
+use crate::{admission::metrics::AdmissionMetrics, backfill_job::is_over, topic_retention::metrics::TopicMetrics};
 
 /// From an answer out of memory to a store that is away.
 const SECONDS_BUCKETS: [f64; 9] = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
@@ -42,6 +43,12 @@ const PHASES: [Phase; 9] = [
     Phase::Failed,
     Phase::Canceled,
 ];
+
+/// Every job that is there has a turn within ten minutes: one that has had none for so long was deleted.
+const GONE_AFTER: Duration = Duration::from_secs(1200);
+
+/// Series of jobs in trouble.
+const TROUBLES_MAX: usize = 200;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Outcome {
@@ -78,10 +85,54 @@ struct Jobs(Mutex<HashMap<String, JobFacts>>);
 
 #[derive(Clone, Debug, Default)]
 struct JobFacts {
+    /// As `namespace/name`.
+    name: String,
     phase: Phase,
     slices: SliceCounts,
     deadline: Option<Timestamp>,
+    /// Nobody waits for it.
+    is_suspended: bool,
+    trouble: Option<Trouble>,
+    /// When the artifact store was last looked at, or since when it is to be.
     looked_at: Option<Instant>,
+    /// Its last turn.
+    noted_at: Option<Instant>,
+}
+
+/// What somebody must see to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Trouble {
+    what: &'static str,
+    reason: String,
+}
+
+impl JobFacts {
+    fn is_gone(&self) -> bool {
+        self.noted_at.is_some_and(|at| at.elapsed() > GONE_AFTER)
+    }
+
+    fn troubles(&self, now: Timestamp) -> impl Iterator<Item = Trouble> {
+        // weir ends such a job as soon as it can: it stays open where workers do not end, or the store is away.
+        let is_late = !is_over(self.phase) && self.deadline.is_some_and(|deadline| deadline <= now);
+        let late = is_late.then(|| Trouble { what: "DeadlinePassed", reason: format!("{:?}", self.phase) });
+        self.trouble.clone().into_iter().chain(late)
+    }
+}
+
+/// A suspended job, as a draft is, may lack what it likes.
+fn trouble(job: &BackfillJob, status: &BackfillJobStatus) -> Option<Trouble> {
+    let what = match status.phase {
+        Phase::Failed => ConditionType::Failed,
+        Phase::Complete | Phase::Canceled => return None,
+        Phase::Pending | Phase::Planning | Phase::AwaitingApproval | Phase::Running | Phase::Verifying | Phase::Suspended => {
+            if job.spec.suspend {
+                return None;
+            }
+            ConditionType::Stalled
+        }
+    };
+    let stands = status.conditions.iter().find(|c| c.type_ == what.as_str() && c.status == "True");
+    stands.map(|c| Trouble { what: what.as_str(), reason: c.reason.clone() })
 }
 
 impl Default for Metrics {
@@ -140,10 +191,18 @@ impl Metrics {
 
     pub fn note_job(&self, job: &BackfillJob, status: &BackfillJobStatus) {
         let mut jobs = self.jobs.lock();
-        let facts = jobs.entry(job.uid().unwrap_or_default()).or_default();
-        facts.phase = status.phase;
-        facts.slices = status.slices.clone().unwrap_or_default();
-        facts.deadline = job.spec.execution.deadline.as_ref().map(|d| d.0);
+        let (facts, now) = (jobs.entry(job.uid().unwrap_or_default()).or_default(), Instant::now());
+        *facts = JobFacts {
+            name: format!("{}/{}", job.namespace().unwrap_or_default(), job.name_any()),
+            phase: status.phase,
+            slices: status.slices.clone().unwrap_or_default(),
+            deadline: job.spec.execution.deadline.as_ref().map(|d| d.0),
+            is_suspended: job.spec.suspend,
+            trouble: trouble(job, status),
+            // A store that has never answered grows old as well.
+            looked_at: facts.looked_at.or(Some(now)),
+            noted_at: Some(now),
+        };
     }
 
     /// Forgets jobs that are gone.
@@ -156,11 +215,17 @@ impl Jobs {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, JobFacts>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn present(&self) -> Vec<JobFacts> {
+        let mut jobs = self.lock();
+        jobs.retain(|_, job| !job.is_gone());
+        jobs.values().cloned().collect()
+    }
 }
 
 impl Collector for Jobs {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let jobs: Vec<JobFacts> = self.lock().values().cloned().collect();
+        let jobs = self.present();
         let mut by_phase = encoder.encode_descriptor("backfill_jobs", "BackfillJobs, by phase", None, MetricType::Gauge)?;
         for phase in PHASES {
             let count = jobs.iter().filter(|j| j.phase == phase).count() as i64;
@@ -179,19 +244,33 @@ impl Collector for Jobs {
         for (state, count) in states {
             ConstGauge::new(count).encode(by_state.encode_family(&[("state", state)])?)?;
         }
-        let open: Vec<&JobFacts> = jobs.iter().filter(|j| !crate::backfill_job::is_over(j.phase)).collect();
-        let now = Timestamp::now();
-        let deadline = open.iter().filter_map(|j| j.deadline).min().map(|d| d.duration_since(now).as_secs_f64());
-        if let Some(seconds) = deadline {
-            let help = "Until the nearest deadline of a job that is not over; negative once it has passed";
-            let encoder = encoder.encode_descriptor("backfill_deadline_seconds", help, None, MetricType::Gauge)?;
-            ConstGauge::new(seconds).encode(encoder)?;
-        }
-        let oldest = open.iter().filter_map(|j| j.looked_at).map(|at| at.elapsed().as_secs_f64()).reduce(f64::max);
-        let help = "Since the artifact store was last looked at, for the job that waits longest; 0 without jobs";
-        let encoder = encoder.encode_descriptor("ledger_look_age_seconds", help, None, MetricType::Gauge)?;
-        ConstGauge::new(oldest.unwrap_or(0.0)).encode(encoder)
+        encode_open(&jobs, &mut encoder)
     }
+}
+
+/// Of jobs that are not over, and of those that somebody must see to.
+fn encode_open(jobs: &[JobFacts], encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+    let open: Vec<&JobFacts> = jobs.iter().filter(|j| !is_over(j.phase)).collect();
+    let now = Timestamp::now();
+    let deadline = open.iter().filter_map(|j| j.deadline).min().map(|d| d.duration_since(now).as_secs_f64());
+    if let Some(seconds) = deadline {
+        let help = "Until the nearest deadline of a job that is not over; negative once it has passed";
+        let encoder = encoder.encode_descriptor("backfill_deadline_seconds", help, None, MetricType::Gauge)?;
+        ConstGauge::new(seconds).encode(encoder)?;
+    }
+    let waiting = open.iter().filter(|j| !j.is_suspended).filter_map(|j| j.looked_at);
+    let oldest = waiting.map(|at| at.elapsed().as_secs_f64()).reduce(f64::max);
+    let help = "Since the artifact store was last looked at, for the job that waits longest; 0 without jobs";
+    let looked = encoder.encode_descriptor("ledger_look_age_seconds", help, None, MetricType::Gauge)?;
+    ConstGauge::new(oldest.unwrap_or(0.0)).encode(looked)?;
+    let help = "A BackfillJob that has failed, stands still until somebody acts, or goes on after its deadline";
+    let mut troubles = encoder.encode_descriptor("backfill_job_trouble", help, None, MetricType::Gauge)?;
+    let all = jobs.iter().flat_map(|job| job.troubles(now).map(move |trouble| (&job.name, trouble)));
+    for (name, trouble) in all.take(TROUBLES_MAX) {
+        let labels = [("backfill", name.as_str()), ("trouble", trouble.what), ("reason", &trouble.reason)];
+        ConstGauge::new(1_i64).encode(troubles.encode_family(&labels)?)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -201,6 +280,8 @@ mod shown;
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
+    use weir_crds::conditions;
+
     use super::*;
 
     #[test]
@@ -208,7 +289,7 @@ mod tests {
         let metrics = Metrics::default();
         for (uid, phase, verified) in [("a", Phase::Running, 3), ("b", Phase::Running, 4), ("c", Phase::Complete, 5)] {
             let slices = SliceCounts { verified, ..Default::default() };
-            let facts = JobFacts { phase, slices, deadline: Some(Timestamp::now()), looked_at: None };
+            let facts = JobFacts { phase, slices, deadline: Some(Timestamp::now()), ..JobFacts::default() };
             metrics.jobs.lock().insert(uid.into(), facts);
         }
         metrics.reconciled("BackfillJob".into(), Outcome::Error, Duration::from_millis(5));
@@ -230,5 +311,86 @@ mod tests {
         assert!(!metrics.render().unwrap().contains("weir_backfill_deadline_seconds"));
         metrics.leads(false);
         assert!(metrics.render().unwrap().contains("weir_backfill_jobs{phase=\"Complete\"} 0"));
+    }
+
+    fn job(execution: serde_json::Value, suspend: bool) -> BackfillJob {
+        serde_json::from_value(serde_json::json!({
+            "apiVersion": "weir.dev/v1alpha1",
+            "kind": "BackfillJob",
+            "metadata": {"name": "gap", "namespace": "growth", "uid": "a"},
+            "spec": {
+                "reason": "test",
+                "runGeneration": 1,
+                "window": {"start": "2026-11-03T06:00:00Z", "end": "2026-11-03T07:00:00Z", "slice": "15m"},
+                "reconstruct": {"columns": {"eventId": "id", "eventTime": "at", "eventType": "type"}},
+                "sinks": [],
+                "approval": {"mode": "Auto"},
+                "execution": execution,
+                "suspend": suspend,
+            },
+        }))
+        .unwrap()
+    }
+
+    /// `stands`: the condition that is true, and its reason.
+    fn status(phase: Phase, stands: Option<(ConditionType, &str)>) -> BackfillJobStatus {
+        let wanted =
+            |(kind, reason): (_, &str)| conditions::Wanted { kind, status: Some(true), reason: reason.into(), message: String::new() };
+        let conditions = conditions::merge(&[], stands.map(wanted).into_iter().collect(), None, Timestamp::UNIX_EPOCH);
+        BackfillJobStatus { phase, conditions, ..Default::default() }
+    }
+
+    fn troubles(metrics: &Metrics) -> Vec<String> {
+        let text = metrics.render().unwrap();
+        text.lines().filter_map(|l| l.strip_prefix("weir_backfill_job_trouble")).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_job_is_named_while_somebody_must_see_to_it() {
+        use ConditionType::{Failed, Stalled};
+        let metrics = Metrics::default();
+        let told = |job: &BackfillJob, phase, stands| {
+            metrics.note_job(job, &status(phase, stands));
+            troubles(&metrics)
+        };
+        let line = |what, reason| format!("{{backfill=\"growth/gap\",trouble=\"{what}\",reason=\"{reason}\"}} 1");
+        let plain = job(serde_json::json!({}), false);
+        let denied = Some((Stalled, "KafkaDenied"));
+        assert_eq!(told(&plain, Phase::Running, denied), [line("Stalled", "KafkaDenied")]);
+        assert!(told(&plain, Phase::Running, None).is_empty());
+        assert_eq!(told(&plain, Phase::Failed, Some((Failed, "VerifyMismatch"))), [line("Failed", "VerifyMismatch")]);
+        assert!(told(&plain, Phase::Complete, denied).is_empty());
+        // A draft.
+        assert!(told(&job(serde_json::json!({}), true), Phase::Suspended, Some((Stalled, "Incomplete"))).is_empty());
+        let late = job(serde_json::json!({"deadline": "2026-11-03T08:00:00Z"}), false);
+        assert_eq!(told(&late, Phase::Running, denied), [line("Stalled", "KafkaDenied"), line("DeadlinePassed", "Running")]);
+        assert!(told(&late, Phase::Complete, None).is_empty());
+        let early = job(serde_json::json!({"deadline": "9999-01-01T00:00:00Z"}), false);
+        assert!(told(&early, Phase::Running, None).is_empty());
+    }
+
+    #[test]
+    fn a_job_that_has_no_turns_any_more_is_forgotten() {
+        let metrics = Metrics::default();
+        metrics.note_job(&job(serde_json::json!({}), false), &status(Phase::Failed, Some((ConditionType::Failed, "TooLarge"))));
+        assert_eq!(troubles(&metrics).len(), 1);
+        metrics.jobs.lock().values_mut().for_each(|facts| facts.noted_at = Instant::now().checked_sub(GONE_AFTER));
+        assert!(troubles(&metrics).is_empty());
+        assert!(metrics.render().unwrap().contains("weir_backfill_jobs{phase=\"Failed\"} 0"));
+    }
+
+    #[test]
+    fn a_store_that_never_answered_grows_old_unless_nobody_waits_for_it() {
+        let metrics = Metrics::default();
+        let age = |metrics: &Metrics| {
+            metrics.jobs.lock().values_mut().for_each(|facts| facts.looked_at = Instant::now().checked_sub(Duration::from_secs(70)));
+            let text = metrics.render().unwrap();
+            text.lines().find_map(|l| l.strip_prefix("weir_ledger_look_age_seconds ")).unwrap().parse::<f64>().unwrap()
+        };
+        metrics.note_job(&job(serde_json::json!({}), false), &status(Phase::Pending, None));
+        assert!(metrics.jobs.lock().values().all(|facts| facts.looked_at.is_some()));
+        assert!(age(&metrics) >= 70.0);
+        metrics.note_job(&job(serde_json::json!({}), true), &status(Phase::Suspended, None));
+        assert_eq!(age(&metrics), 0.0);
     }
 }

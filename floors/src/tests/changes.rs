@@ -176,7 +176,7 @@ fn excluded_groups_do_not_count_and_required_ones_are_never_retired() {
     }
     let said = world.look();
     assert!(lag(&said).forgotten && lag(&said).standing.counts());
-    assert_eq!(floor(&said), 338, "twice what the samples go back to");
+    assert_eq!(floor(&said), 366, "twice what the samples go back to: a week, and at most a tenth more");
     // One that was never there is missed.
     world.policies[0].groups.required.insert("absent".into());
     assert_eq!(world.look().unknown.len(), 2);

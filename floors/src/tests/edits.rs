@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 use crate::{
     HOUR_MS, Retention,
@@ -28,6 +28,9 @@ struct Row {
     /// Whether the twin passes with a warning.
     #[serde(default)]
     warns: bool,
+    /// For the reconciler's test.
+    #[serde(default, rename = "reconciler")]
+    _reconciler: IgnoredAny,
 }
 
 /// How a topic's standing differs from a floor of 168 h over a default of as much, by `Enforce`, with a known rate.

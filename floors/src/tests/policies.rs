@@ -1,6 +1,6 @@
 //! The table of policies and their changes: each wrong one beside a twin that differs in the one thing that was wrong.
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, json};
 use weir_crds::topic_floor::{ConsumerStanding, PeakStanding, TopicStanding};
 
@@ -35,6 +35,9 @@ struct Row {
     says: Vec<String>,
     #[serde(default)]
     warns: Vec<String>,
+    /// For the reconciler's test.
+    #[serde(default, rename = "reconciler")]
+    _reconciler: IgnoredAny,
 }
 
 #[derive(Deserialize)]

@@ -41,10 +41,15 @@ struct RequestLabels {
     verdict: Outcome,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
 pub struct AdmissionMetrics {
     requests: Family<RequestLabels, Counter>,
     seconds: Histogram,
-    last_request: Gauge<f64, AtomicU64>,
+    last_request: Family<KindLabel, Gauge<f64, AtomicU64>>,
     certificate_expiry: Gauge<f64, AtomicU64>,
 }
 
@@ -53,12 +58,12 @@ impl AdmissionMetrics {
         let it = Self {
             requests: Family::default(),
             seconds: Histogram::new(SECONDS_BUCKETS),
-            last_request: Gauge::default(),
+            last_request: Family::default(),
             certificate_expiry: Gauge::default(),
         };
         registry.register("admission_requests", "Requests to the webhooks, by kind and verdict", it.requests.clone());
         registry.register("admission_seconds", "How long judging a request took", it.seconds.clone());
-        let help = "When this replica was last asked, in seconds since the epoch; 0: not yet";
+        let help = "When this replica was last asked about a kind, in seconds since the epoch";
         registry.register("admission_last_request_timestamp_seconds", help, it.last_request.clone());
         let help = "When the certificate that this replica serves with expires, in seconds since the epoch; 0: it has none yet";
         registry.register("admission_certificate_expiry_timestamp_seconds", help, it.certificate_expiry.clone());
@@ -68,7 +73,7 @@ impl AdmissionMetrics {
     pub fn judged(&self, kind: &'static str, verdict: Outcome, took: Duration, now: Timestamp) {
         self.requests.get_or_create(&RequestLabels { kind, verdict }).inc();
         self.seconds.observe(took.as_secs_f64());
-        self.last_request.set(seconds(now));
+        self.last_request.get_or_create(&KindLabel { kind }).set(seconds(now));
     }
 
     pub fn serves_until(&self, expires: Timestamp) {

@@ -7,6 +7,7 @@ use weir_crds::KafkaCluster;
 use weir_floors::{
     Retention,
     findings::{Finding, Gap, GapCause},
+    policy::Mode,
     verdict::Repair,
 };
 
@@ -104,9 +105,10 @@ fn findings() -> Vec<Finding> {
         Finding::Missed(gap(GapCause::Skipped)),
         Finding::Deleted(repair()),
         Finding::Restored(repair()),
-        Finding::EnforcementConflict { resource: String::new(), key: "retention.ms", declared: None, patch: String::new(), reverted: 0 },
+        Finding::EnforcementConflict { resource: String::new(), declared: vec![("retention.ms", None)], patch: String::new(), reverted: 0 },
         Finding::DeadConsumer { group: group(), partitions: vec![], since_ms: 0 },
         Finding::OffsetsExpiring { group: group(), within_ms: 0 },
+        Finding::OffsetsForgotten { group: group(), since_ms: 0 },
         Finding::LagTrend { group: group(), crosses_ms: 0 },
         Finding::LagAboveSlo { group: group(), percent: 25, critical: false },
         Finding::LagAboveSlo { group: group(), percent: 50, critical: true },
@@ -116,20 +118,24 @@ fn findings() -> Vec<Finding> {
 
 #[test]
 fn every_finding_has_an_alert_of_its_severity() {
-    let severities: BTreeMap<&str, &str> = RULES
+    // Where the rule names no severity, the one of the series stands.
+    let severities: BTreeMap<&str, Option<&str>> = RULES
         .split("- alert: ")
         .flat_map(|rule| {
             let found = all(r#"weir_finding\{finding=~?"([\w|]+)"\}"#, rule).into_iter().next();
             let severity = all(r"severity: (\w+)\}", rule).into_iter().next();
-            found.into_iter().flat_map(|found| found.split('|')).filter_map(move |finding| Some((finding, severity?)))
+            found.into_iter().flat_map(|found| found.split('|')).map(move |finding| (finding, severity))
         })
         .collect();
     let mut named = BTreeSet::new();
-    for finding in findings() {
-        let severity = severities.get(finding.as_str()).copied();
-        assert!(severity.is_some(), "{} has no alert", finding.as_str());
-        assert!(!finding.pages() || severity == Some("critical"), "{} should page", finding.as_str());
+    for (finding, mode) in findings().iter().flat_map(|finding| [Mode::Audit, Mode::Warn, Mode::Enforce].map(|mode| (finding, mode))) {
+        let alert = severities.get(finding.as_str());
+        assert!(alert.is_some(), "{} has no alert", finding.as_str());
+        let told = if finding.pages(mode) { "critical" } else { "warning" };
+        assert_eq!(alert.copied().flatten().unwrap_or(told), told, "{} in {mode:?}", finding.as_str());
         named.insert(finding.as_str());
     }
     assert_eq!(severities.into_keys().collect::<BTreeSet<_>>(), named, "an alert that nothing sets off");
+    let below = Finding::BelowFloor { from: None, to: Retention::Millis(0), floor: Retention::Infinite };
+    assert!(below.pages(Mode::Enforce) && !below.pages(Mode::Audit), "a trial wakes nobody");
 }

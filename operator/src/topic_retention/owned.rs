@@ -19,7 +19,13 @@ use weir_crds::{
     contract::result::error_chain,
     kafka_cluster::{TopicResource, TopicResourceKind},
 };
-use weir_floors::{Assessment, HOUR_MS, Retention, config::RETENTION_MS, findings::Finding, policy::Mode};
+use weir_floors::{
+    Assessment, HOUR_MS,
+    config::{RETENTION_BYTES, RETENTION_MS},
+    findings::Finding,
+    policy::Mode,
+    wanted::{Cause, Wanted},
+};
 
 use super::{status::has_passed, turn::LOOK_INTERVAL_MS};
 use crate::topic_resource::{self, Layout, layout};
@@ -133,16 +139,17 @@ impl Owner {
     }
 
     /// The command that makes the resource ask for what the floor asks for.
-    fn patch(&self, key: &str, value: &str) -> String {
+    fn patch(&self, wanted: &[(&'static str, String)]) -> String {
         let Layout { group, plural, config, .. } = layout(self.kind);
         // A number where these operators take one; Crossplane and Redpanda take strings.
-        let value = match self.kind {
-            TopicResourceKind::StrimziKafkaTopic => value.parse::<i64>().map_or_else(|_| value.into(), Value::from),
+        let value = |text: &str| match self.kind {
+            TopicResourceKind::StrimziKafkaTopic => text.parse::<i64>().map_or_else(|_| text.into(), Value::from),
             TopicResourceKind::RedpandaTopic | TopicResourceKind::CrossplaneTopic | TopicResourceKind::CrossplaneClusterTopic => {
-                value.into()
+                text.into()
             }
         };
-        let patch = config.iter().rev().fold(serde_json::json!({ key: value }), |inner, field| serde_json::json!({ *field: inner }));
+        let wanted: serde_json::Map<String, Value> = wanted.iter().map(|(key, to)| ((*key).to_owned(), value(to))).collect();
+        let patch = config.iter().rev().fold(Value::Object(wanted), |inner, field| serde_json::json!({ *field: inner }));
         let namespace = self.namespace.as_ref().map_or_else(String::new, |n| format!(" --namespace {n}"));
         format!("kubectl patch {plural}.{group} {}{namespace} --type merge --patch '{patch}'", self.name)
     }
@@ -150,17 +157,38 @@ impl Owner {
     /// Whether the resource asks for less than what weir enforces, and so would have it set back.
     pub fn conflict(&self, it: &Assessment, fight: &Fight) -> Option<Finding> {
         it.rules.filter(|rules| rules.mode == Mode::Enforce)?;
-        let enforced = it.enforced?;
-        let declared = self.declared.get(RETENTION_MS);
-        let asked = declared.and_then(|text| text.trim().parse().ok()).map(Retention::of_kafka);
-        let is_below = asked.map_or_else(|| it.raised.contains_key(RETENTION_MS), |asked| asked < enforced);
-        is_below.then(|| Finding::EnforcementConflict {
+        let enforced = it.enforced?.to_kafka().to_string();
+        let wanted = [(RETENTION_MS, Some(enforced)), (RETENTION_BYTES, raised_to(it, RETENTION_BYTES))];
+        let is_below = |key: &str, wanted: &str| match self.declared.get(key) {
+            Some(declared) => limit(declared) < limit(wanted),
+            // What a resource does not set its operator takes away.
+            None => it.raised.contains_key(key),
+        };
+        let too_low: Vec<(&'static str, String)> =
+            wanted.into_iter().filter_map(|(key, to)| Some((key, to?))).filter(|(key, to)| is_below(key, to)).collect();
+        (!too_low.is_empty()).then(|| Finding::EnforcementConflict {
             resource: self.says(),
-            key: RETENTION_MS,
-            declared: declared.cloned(),
-            patch: self.patch(RETENTION_MS, &enforced.to_kafka().to_string()),
+            declared: too_low.iter().map(|(key, _)| (*key, self.declared.get(*key).cloned())).collect(),
+            patch: self.patch(&too_low),
             reverted: fight.raised_ms.len().saturating_sub(1),
         })
+    }
+}
+
+/// What weir has raised a key to, or is about to.
+fn raised_to(it: &Assessment, key: &str) -> Option<String> {
+    let about_to = match &it.wanted {
+        Wanted::Now(change) if change.cause != Cause::StepDown => change.keys.iter().find(|change| change.key == key),
+        Wanted::Now(_) | Wanted::HeldBack { .. } | Wanted::Nothing(_) => None,
+    };
+    about_to.map(|change| change.to.clone()).unwrap_or_else(|| it.raised.get(key).map(|raised| raised.set.clone()))
+}
+
+/// As Kafka counts: a negative one is none. What is no number says nothing, and is left to its owner.
+fn limit(text: &str) -> i64 {
+    match text.trim().parse() {
+        Ok(limit @ 0..) => limit,
+        Ok(_) | Err(_) => i64::MAX,
     }
 }
 
@@ -229,7 +257,7 @@ mod tests {
         ] {
             let (found, owner) = owner(kind, &resource);
             assert_eq!((found.as_str(), owner.declared.get("retention.ms").map(String::as_str)), (topic, declared), "{kind:?}");
-            assert_eq!(owner.patch("retention.ms", "7"), patch);
+            assert_eq!(owner.patch(&[("retention.ms", "7".to_owned())]), patch);
         }
     }
 

@@ -1,7 +1,7 @@
 //! What is wrong now, as series of the metric `weir_finding`: only there while it is, so that topics and groups can be
 //! labels. Pure.
 
-use weir_floors::{Assessment, Policy, findings::Finding, text};
+use weir_floors::{Assessment, Policy, findings::Finding, policy::Mode, text};
 
 use super::{governance::Governance, told::whose};
 
@@ -48,6 +48,7 @@ pub fn of_cluster<'a>(
 
 /// One for each kind and group: a group that missed records of many partitions is one piece of news.
 fn of_topic(cluster: &str, topic: &str, it: &Assessment, policies: &[Policy]) -> Vec<Series> {
+    let mode = it.rules.map_or(Mode::Audit, |rules| rules.mode);
     let mut all: Vec<Series> = Vec::new();
     for finding in &it.findings {
         // The group that stands to lose by a lowered retention.
@@ -58,6 +59,7 @@ fn of_topic(cluster: &str, topic: &str, it: &Assessment, policies: &[Policy]) ->
             | Finding::EnforcementConflict { .. }
             | Finding::DeadConsumer { .. }
             | Finding::OffsetsExpiring { .. }
+            | Finding::OffsetsForgotten { .. }
             | Finding::LagTrend { .. }
             | Finding::LagAboveSlo { .. }
             | Finding::LossNear { .. } => finding.group(),
@@ -72,7 +74,7 @@ fn of_topic(cluster: &str, topic: &str, it: &Assessment, policies: &[Policy]) ->
             topic: topic.to_owned(),
             group: name.to_owned(),
             finding: finding.as_str(),
-            severity: if finding.pages() { "critical" } else { "warning" },
+            severity: if finding.pages(mode) { "critical" } else { "warning" },
             owner: whose(group, policies),
             detail: detail(finding),
             value: found,
@@ -86,14 +88,14 @@ fn seconds(ms: i64) -> f64 {
 }
 
 /// Records that were missed or deleted, at most; seconds until something is lost or forgotten; seconds since the epoch when
-/// a consumer stopped or will lose records; percent of the effective retention; how often a topic was set back; the floor in seconds;
-/// bytes that are left of a limit.
+/// a consumer stopped, was forgotten or will lose records; percent of the effective retention; how often a topic was set
+/// back; the floor in seconds; bytes that are left of a limit.
 fn value(finding: &Finding) -> f64 {
     match finding {
         Finding::Missed(gap) => gap.records_max() as f64,
         Finding::Deleted(repair) => repair.verdict.as_ref().map_or(0.0, |v| v.records_max() as f64),
         Finding::OffsetsExpiring { within_ms, .. } | Finding::LossNear { within_ms, .. } => seconds(*within_ms),
-        Finding::DeadConsumer { since_ms, .. } => seconds(*since_ms),
+        Finding::DeadConsumer { since_ms, .. } | Finding::OffsetsForgotten { since_ms, .. } => seconds(*since_ms),
         Finding::LagTrend { crosses_ms, .. } => seconds(*crosses_ms),
         Finding::LagAboveSlo { percent, .. } => f64::from(*percent),
         Finding::EnforcementConflict { reverted, .. } => *reverted as f64,
@@ -112,6 +114,7 @@ fn detail(finding: &Finding) -> String {
         Finding::EnforcementConflict { resource, patch, .. } => format!("{resource}: {patch}"),
         Finding::DeadConsumer { .. }
         | Finding::OffsetsExpiring { .. }
+        | Finding::OffsetsForgotten { .. }
         | Finding::LagTrend { .. }
         | Finding::LagAboveSlo { .. }
         | Finding::LossNear { .. } => String::new(),

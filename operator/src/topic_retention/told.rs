@@ -64,6 +64,7 @@ const fn is_told_here(finding: &Finding) -> bool {
         | Finding::EnforcementConflict { .. }
         | Finding::DeadConsumer { .. }
         | Finding::OffsetsExpiring { .. }
+        | Finding::OffsetsForgotten { .. }
         | Finding::LagTrend { .. }
         | Finding::LagAboveSlo { .. }
         | Finding::LossNear { .. } => true,

@@ -1,6 +1,6 @@
 //! weir's own kinds: the table of policies, and the checks that the controllers share.
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, json};
 
 use super::world::{Answered, HOUR_MS, TOPIC, World, cluster, floor, request, standing};
@@ -25,6 +25,9 @@ struct Row {
     says: Vec<String>,
     #[serde(default)]
     warns: Vec<String>,
+    /// For the reconciler's test.
+    #[serde(default, rename = "reconciler")]
+    _reconciler: IgnoredAny,
 }
 
 #[derive(Clone, Deserialize)]

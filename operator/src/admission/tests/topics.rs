@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, json};
 use weir_crds::TopicFloor;
 
@@ -25,6 +25,9 @@ struct Row {
     says: Vec<String>,
     #[serde(default)]
     warns: bool,
+    /// For the reconciler's test.
+    #[serde(default, rename = "reconciler")]
+    _reconciler: IgnoredAny,
 }
 
 #[derive(Default, Deserialize)]

@@ -2,11 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod edits;
 mod exceptions;
 mod fakes;
 mod keeping;
 mod lags;
 mod losses;
 mod owned;
+mod policies;
 mod turns;
 mod world;

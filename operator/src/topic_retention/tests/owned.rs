@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::world::{HOUR, TOPIC, WEEK, World, condition, events, status};
 
@@ -17,9 +17,13 @@ fn owned() -> World {
 }
 
 fn declare(world: &World, retention_ms: &str) {
+    declare_all(world, json!({"retention.ms": retention_ms.parse::<i64>().unwrap()}));
+}
+
+fn declare_all(world: &World, config: Value) {
     let resource = json!({
         "apiVersion": "kafka.strimzi.io/v1beta2", "kind": "KafkaTopic", "metadata": {"name": "events", "namespace": "kafka"},
-        "spec": {"topicName": TOPIC, "config": {"retention.ms": retention_ms.parse::<i64>().unwrap()}},
+        "spec": {"topicName": TOPIC, "config": config},
     });
     *world.api.kafka_topics.lock().unwrap() = vec![resource];
 }
@@ -30,7 +34,7 @@ async fn it_is_raised_at_once_and_the_patch_that_ends_the_conflict_is_shown() {
     // Before the other operator has done anything.
     let policy = status(&world.pass(1).await, "topicretentionpolicies");
     assert_eq!(condition(&policy, "EnforcementConflict"), ("True".into(), "EnforcementConflict".into()));
-    let message = policy["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "EnforcementConflict").unwrap()["message"].clone();
+    let message = conflict(&policy);
     let patch = r#"kubectl patch kafkatopics.kafka.strimzi.io events --namespace kafka --type merge --patch '{"spec":{"config":{"retention.ms":604800000}}}'"#;
     assert!(message.as_str().unwrap().contains(patch), "{message}");
     assert!(world.ctx.metrics.render().unwrap().contains("finding=\"EnforcementConflict\""));
@@ -41,6 +45,26 @@ async fn it_is_raised_at_once_and_the_patch_that_ends_the_conflict_is_shown() {
     declare(&world, WEEK);
     let policy = status(&world.pass(2).await, "topicretentionpolicies");
     assert_eq!(condition(&policy, "EnforcementConflict").0, "False");
+}
+
+fn conflict(policy: &Value) -> Value {
+    policy["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "EnforcementConflict").unwrap()["message"].clone()
+}
+
+#[tokio::test]
+async fn a_size_that_the_owner_sets_back_is_a_conflict_too() {
+    let mut world = owned();
+    declare_all(&world, json!({"retention.ms": 604_800_000, "retention.bytes": 1000}));
+    world.pass(1).await;
+    world.set("retention.bytes", "1000");
+    let mut requests = world.turn().await;
+    assert_eq!(world.altered(), vec![(TOPIC.to_owned(), "retention.bytes".to_owned(), "-1".to_owned())]);
+    requests.extend(world.pass(1).await);
+    let policy = status(&requests, "topicretentionpolicies");
+    let message = conflict(&policy);
+    let patch = r#"'{"spec":{"config":{"retention.bytes":-1}}}'"#;
+    assert!(message.as_str().unwrap().contains(patch), "{message}");
+    assert!(message.as_str().unwrap().contains("sets retention.bytes to 1000"), "{message}");
 }
 
 #[tokio::test]
