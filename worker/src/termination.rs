@@ -64,7 +64,9 @@ pub const fn remedy(code: FailureCode) -> &'static str {
         FailureCode::TargetUnsuitable => "change the target's settings, or publish to another topic",
         FailureCode::TargetChanged => "the plan was made for another topic or cluster: raise runGeneration to plan for this one",
         FailureCode::ProgressLost => "restore the progress topic; what was published can only be found out by reading it back by event id",
-        FailureCode::ProgressCorrupt => "somebody else writes to the progress topic: take that right away and restore the record",
+        FailureCode::ProgressCorrupt => {
+            "somebody else writes to the progress topic: take that right away, and write the record's last good value again, which the topic has before it; then the run goes on"
+        }
         FailureCode::Superseded => "none needed: a higher generation goes on",
         FailureCode::Fenced => "none needed: another attempt goes on",
         FailureCode::VerifyMismatch => {

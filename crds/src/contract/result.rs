@@ -111,9 +111,13 @@ impl FailureCode {
             | Self::TargetUnsuitable
             | Self::TargetChanged
             | Self::ProgressLost
-            | Self::ProgressCorrupt
             | Self::VerifyMismatch => Disposition::Final,
-            Self::SourceMissing | Self::SourceDenied | Self::StoreDenied | Self::KafkaDenied | Self::TopicMissing => Disposition::Stalled,
+            Self::SourceMissing
+            | Self::SourceDenied
+            | Self::StoreDenied
+            | Self::KafkaDenied
+            | Self::TopicMissing
+            | Self::ProgressCorrupt => Disposition::Stalled,
             Self::SourceUnavailable | Self::StoreUnavailable | Self::KafkaUnavailable => Disposition::Wait,
             Self::Superseded | Self::Fenced | Self::Interrupted => Disposition::Yielded,
             Self::ScratchFull | Self::Internal => Disposition::UsesAttempt,

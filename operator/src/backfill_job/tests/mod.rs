@@ -5,11 +5,14 @@
 mod attempts;
 mod calls;
 mod claims;
+mod corrupt;
 mod drafts;
 mod fixture;
+mod gone;
 mod holds;
 mod simulation;
 mod size;
 mod table;
+mod unsuitable;
 mod workers;
 mod world;
