@@ -60,7 +60,7 @@ pub struct KafkaClusterSpec {
     /// Absent: however full the brokers' disks are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage: Option<StorageGuard>,
-    /// How long a `RetentionException` may last. Default 4h.
+    /// How long a `RetentionException` may last: at most 24h. Default 4h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exception_maximum: Option<KubeDuration>,
 }

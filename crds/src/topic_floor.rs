@@ -55,7 +55,8 @@ pub struct TopicFloorStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub floor: Option<String>,
-    /// What decided the floor: `Minimum`, `Lag`, `DowntimeAllowance`, `UnknownLag` or `Remembered`.
+    /// What decided the floor: `Minimum`, `Lag`, `DowntimeAllowance`, `Hold`, `UnknownLag` or
+    /// `Remembered`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub decided_by: Option<String>,

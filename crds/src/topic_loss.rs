@@ -90,7 +90,8 @@ pub struct DeletedRange {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LossStatus {
-    /// Derived from what was lost. To acknowledge it: `kubectl annotate topicfloor <name> weir.dev/acknowledged=<id>`.
+    /// Derived from what was lost. To acknowledge it: `kubectl annotate --overwrite topicfloor <name>
+    /// weir.dev/acknowledged=<id>`; what was acknowledged before stays so.
     #[schemars(length(max = 32))]
     pub id: String,
     #[schemars(length(max = 64))]

@@ -47,6 +47,7 @@ pub struct TopicRetentionPolicySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slo: Option<SloSpec>,
     pub owners: OwnersSpec,
+    /// A detector that is absent is off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detectors: Option<DetectorsSpec>,
 }
@@ -142,8 +143,8 @@ pub struct Enforcement {
     pub emergency_extend: Option<EmergencyExtend>,
 }
 
-/// Retention is multiplied when a group that counts has too little headroom left. It is not done while it is not known how
-/// full the brokers' disks are, and not above the cluster's `storage.maxUsedPercent`.
+/// In `Enforce` only: retention is multiplied when a group that counts has too little headroom left. It is not done while it is
+/// not known how full the brokers' disks are, and not above the cluster's `storage.maxUsedPercent`.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("duration(self.maximum) >= duration('1m')").message("enforcement.emergencyExtend.maximum must be at least 1m"))]
@@ -154,7 +155,7 @@ pub struct EmergencyExtend {
     /// Of the effective retention; 200 doubles it.
     #[schemars(range(min = 101, max = 1000))]
     pub factor_percent: u32,
-    /// It is extended no further than that, however often.
+    /// It is extended no further than that, however often; `floor.maximum` and a grant's `maxFloor` do not bound it.
     pub maximum: KubeDuration,
 }
 

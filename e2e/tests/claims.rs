@@ -38,7 +38,7 @@ async fn until_refused(job: &Watched, own: &str, other: &str) -> anyhow::Result<
 async fn claimed_hours(fixture: &Fixture, topic: &str) -> anyhow::Result<usize> {
     let (s3, bucket, mut claimed) = (&fixture.cluster.s3, &fixture.bucket, 0);
     let listed = s3.list_objects_v2().bucket(bucket).send().await?;
-    let is_claim = |key: &&str| key.contains("claims/") && key.contains(&format!("/{topic}/"));
+    let is_claim = |key: &&str| key.contains("_claims/") && key.contains(&format!("/{topic}/"));
     for key in listed.contents().iter().filter_map(|object| object.key()).filter(is_claim) {
         let bytes = s3.get_object().bucket(bucket).key(key).send().await?.body.collect().await?.into_bytes();
         let document: Value = serde_json::from_slice(&bytes)?;

@@ -195,7 +195,8 @@ pub struct Execution {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 500))]
     pub parallelism: Option<u32>,
-    /// How often a worker may fail by its own error, per unit of work. Default 3.
+    /// How often a worker may fail by its own error, per unit of work. Default 3. An error that would be the same again, as a select
+    /// that is wrong, counts at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 20))]
     pub attempts: Option<u32>,

@@ -64,7 +64,7 @@ pub struct Claim {
     pub event_types: EventTypes,
 }
 
-/// `claims/<cluster id>/<topic>/<hour>.json`: everything that is claimed of one hour.
+/// `_claims/<cluster id>/<topic>/<hour>.json`: everything that is claimed of one hour. No namespace has such a name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClaimDocument {
@@ -92,7 +92,7 @@ fn time(us: i64) -> String {
 pub fn claims_key(prefix: &str, target: &ClaimTarget, hour_us: i64) -> String {
     let hour = jiff::Timestamp::from_microsecond(hour_us).unwrap_or(jiff::Timestamp::UNIX_EPOCH).strftime("%Y%m%dT%HZ");
     let slash = if prefix.is_empty() { "" } else { "/" };
-    format!("{prefix}{slash}claims/{}/{}/{hour}.json", target.cluster_id, target.topic)
+    format!("{prefix}{slash}_claims/{}/{}/{hour}.json", target.cluster_id, target.topic)
 }
 
 /// The hours that slices touch, in order, each with the stretches of it that they cover.
@@ -261,8 +261,8 @@ mod tests {
             ]
         );
         let target = ClaimTarget { cluster_id: "c".into(), topic: "t".into() };
-        assert_eq!(claims_key("", &target, HOUR_US), "claims/c/t/19700101T01Z.json");
-        assert_eq!(claims_key("p/q", &target, 0), "p/q/claims/c/t/19700101T00Z.json");
+        assert_eq!(claims_key("", &target, HOUR_US), "_claims/c/t/19700101T01Z.json");
+        assert_eq!(claims_key("p/q", &target, 0), "p/q/_claims/c/t/19700101T00Z.json");
     }
 
     const END: i64 = 24;

@@ -206,7 +206,15 @@ fn ends(decision: &Decision, old: Option<&BackfillJobStatus>) -> [Wanted; 2] {
             };
             [complete, condition(Failed, Some(false), reason, message)]
         }
-        Phase::Failed => [condition(Complete, Some(false), "Failed", &message), condition(Failed, Some(true), reason, message)],
+        Phase::Failed => {
+            // Where the store cannot be looked at, what was shown stands.
+            let shown = old.and_then(|s| s.conditions.iter().find(|c| c.type_ == Failed.as_str() && c.status == "True"));
+            let (reason, message) = match (&decision.failed, shown) {
+                (None, Some(shown)) => (shown.reason.clone(), shown.message.clone()),
+                (Some(_), _) | (None, None) => (reason, message),
+            };
+            [condition(Complete, Some(false), "Failed", &message), condition(Failed, Some(true), reason, message)]
+        }
         Phase::Canceled => [
             condition(Complete, Some(false), "Canceled", "the run was canceled"),
             condition(Failed, Some(false), "Canceled", "the run was canceled"),

@@ -127,6 +127,9 @@ fn an_artifact_that_a_worker_does_not_believe_fails_the_run_at_its_first_attempt
         assert_eq!((row.reason.as_deref(), row.attempts), (Some("ArtifactCorrupt"), Some(1)), "{unit}");
         assert!(row.message.as_ref().is_some_and(|m| m.contains(&key)), "{unit}: {:?}", row.message);
         assert_eq!(created_of(&world, unit), 1, "another attempt would end alike");
+        world.broken_ledger = Some(Ledger::Unreadable { denied: false, message: "it does not answer".into() });
+        world.turn();
+        assert_eq!(condition(&world, "Failed"), (is_failed, said, message), "{unit}: what is known stays known");
     }
 }
 

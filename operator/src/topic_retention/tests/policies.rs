@@ -1,6 +1,6 @@
 //! The table of policies, as the reconciler meets them: somebody has written them, and admission was not asked.
 
-use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::SignedDuration;
 use serde::{Deserialize, de::IgnoredAny};
@@ -118,9 +118,9 @@ impl Table {
         world.kafka().topics.insert("other".into(), other);
         world.scene.policies = vec![self.policy(row.old.as_ref().unwrap(), 1)];
         let mut groups = row.standing.clone().unwrap();
-        // Records that lie further back are older.
-        groups.sort_by_key(|behind| Reverse(behind.hours));
-        for (offset, Behind { group, hours }) in (40..).step_by(20).zip(&groups) {
+        // Older records lie further back, and are read later: one that was not read is taken for as old as the last before it.
+        groups.sort_by_key(|behind| behind.hours);
+        for (offset, Behind { group, hours }) in (0..END).rev().step_by(20).zip(&groups) {
             commit(&world, group, hours.map(|_| offset));
             world.kafka().stamp_ms = hours.map(|hours| world.now.as_millisecond() + 120_000 - hours * HOUR_MS);
             world.pass(2).await;
@@ -128,6 +128,7 @@ impl Table {
         }
         world.now += SignedDuration::from_hours(48);
         world.pass(2).await;
+        groups.reverse();
         assert_eq!(peaks(&world), groups, "{}", row.name);
         world
     }
