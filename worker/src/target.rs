@@ -1,10 +1,20 @@
-//! The target is the one that was planned with: cluster, topic and partitions are pinned, and looked at before each use.
+//! The target is the one that was planned with: cluster, topic and partitions are pinned, and looked at before each use. And
+//! it still takes and keeps the events, which the clock and its owner may have changed since.
 
-use weir_crds::contract::{plan::PlannedSink, result::FailureCode};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use weir_crds::contract::{plan::PlannedSink, result::FailureCode, run::RunSpec};
 use weir_failpoints::Guard;
-use weir_kafka::{Admin, AdminError};
+use weir_kafka::{Admin, AdminError, TopicDescription};
 
-use crate::termination::Explain;
+use crate::{
+    plan::preflight::{self, Step, Unsuitable},
+    termination::Explain,
+};
+
+/// Of what is pinned, what no other plan can mend.
+const PARTITION_COUNT: &str = "partition count";
 
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
@@ -14,6 +24,8 @@ pub enum TargetError {
     Missing(String),
     #[error("the {what} of the target is {found}; the plan was made for {planned}")]
     Changed { what: &'static str, planned: String, found: String },
+    #[error("topic {topic} cannot take the events any more: {problem}")]
+    Unsuitable { field: String, topic: String, problem: String, remedy: &'static str },
 }
 
 impl Explain for TargetError {
@@ -24,37 +36,123 @@ impl Explain for TargetError {
             Self::Admin(_) => FailureCode::KafkaUnavailable,
             Self::Missing(_) => FailureCode::TopicMissing,
             Self::Changed { .. } => FailureCode::TargetChanged,
+            Self::Unsuitable { .. } => FailureCode::TargetUnsuitable,
         }
     }
 
     fn field(&self) -> Option<String> {
         match self {
             Self::Missing(_) => Some("spec.sinks[].kafka.topic".to_owned()),
+            Self::Unsuitable { field, .. } => Some(field.clone()),
             Self::Admin(_) | Self::Changed { .. } => None,
+        }
+    }
+
+    fn remedy(&self) -> Option<String> {
+        match self {
+            Self::Unsuitable { remedy, .. } => Some(format!("{remedy}; then raise runGeneration, which publishes what is missing")),
+            Self::Changed { what, .. } if *what == PARTITION_COUNT => {
+                Some("publish to another topic; keys have moved between partitions, so a higher generation cannot go on here".to_owned())
+            }
+            Self::Admin(_) | Self::Missing(_) | Self::Changed { .. } => None,
         }
     }
 }
 
 /// Compares what is there with what is pinned.
 pub async fn check(admin: &Admin, sink: &PlannedSink) -> Result<(), TargetError> {
-    let changed = |what, planned: &dyn ToString, found: &dyn ToString| TargetError::Changed {
-        what,
-        planned: planned.to_string(),
-        found: found.to_string(),
-    };
     if !weir_failpoints::stands(Guard::Pins) {
         return Ok(());
     }
-    let cluster = admin.cluster().await?;
-    if cluster.id != sink.cluster_id {
-        return Err(changed("cluster id", &sink.cluster_id, &cluster.id));
+    is_planned_cluster(sink, &admin.cluster().await?.id)?;
+    is_planned_topic(sink, admin.topic(&sink.topic).await?.as_ref())
+}
+
+fn is_planned_cluster(sink: &PlannedSink, id: &str) -> Result<(), TargetError> {
+    compare("cluster id", &sink.cluster_id, id)
+}
+
+fn is_planned_topic(sink: &PlannedSink, topic: Option<&TopicDescription>) -> Result<(), TargetError> {
+    let topic = topic.ok_or_else(|| TargetError::Missing(sink.topic.clone()))?;
+    compare("topic id", &sink.topic_id, &topic.id)?;
+    compare(PARTITION_COUNT, &sink.partitions.to_string(), &topic.partitions.len().to_string())
+}
+
+fn compare(what: &'static str, planned: &str, found: &str) -> Result<(), TargetError> {
+    if planned == found {
+        return Ok(());
     }
-    let topic = admin.topic(&sink.topic).await?.ok_or_else(|| TargetError::Missing(sink.topic.clone()))?;
-    if topic.id != sink.topic_id {
-        return Err(changed("topic id", &sink.topic_id, &topic.id));
+    Err(TargetError::Changed { what, planned: planned.to_owned(), found: found.to_owned() })
+}
+
+/// Looks at the topic's settings again, for events that are as old as `oldest_us` now: a plan may be approved days after it
+/// was made. And at what the operator has made since, which planning could not see: `progress`.
+pub async fn check_settings(
+    admin: &Admin,
+    spec: &RunSpec,
+    sink: &PlannedSink,
+    progress: &TopicDescription,
+    oldest_us: i64,
+) -> Result<(), TargetError> {
+    let declared = spec.sinks.iter().enumerate().find(|(_, declared)| declared.name == sink.name);
+    let Some((index, kafka)) = declared.and_then(|(index, declared)| Some((index, declared.kafka.as_ref()?))) else { return Ok(()) };
+    let (config, brokers) = (admin.topic_config(&sink.topic).await?, admin.cluster().await?.brokers);
+    let found = preflight::progress(brokers.len(), replicas(progress))
+        .and_then(|()| preflight::keeps(kafka, &config, age(oldest_us, Timestamp::now()), Step::Publish));
+    found.map_err(|Unsuitable { field, problem, remedy }| TargetError::Unsuitable {
+        field: format!("spec.sinks[{index}].kafka.{field}"),
+        topic: sink.topic.clone(),
+        problem,
+        remedy,
+    })
+}
+
+/// How long ago a time is.
+pub fn age(event_time_us: i64, now: Timestamp) -> Duration {
+    Duration::from_micros(u64::try_from(now.as_microsecond() - event_time_us).unwrap_or(0))
+}
+
+/// Of the partition that has the fewest.
+pub fn replicas(topic: &TopicDescription) -> usize {
+    topic.partitions.iter().map(|partition| partition.replicas).min().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    use weir_kafka::PartitionDescription;
+
+    use super::*;
+
+    fn topic(id: &str, partitions: i32) -> TopicDescription {
+        let partition = |partition| PartitionDescription { partition, leader: Some(1), replicas: 2 + partition as usize, in_sync: 1 };
+        TopicDescription { id: id.into(), partitions: (0..partitions).map(partition).collect() }
     }
-    if topic.partitions.len() != sink.partitions as usize {
-        return Err(changed("partition count", &sink.partitions, &topic.partitions.len()));
+
+    #[test]
+    fn each_pin_is_compared() {
+        let sink: PlannedSink = serde_json::from_value(serde_json::json!({
+            "name": "e", "cluster": "k", "clusterId": "ci", "topic": "t", "topicId": "ti", "partitions": 3, "maxMessageBytes": 1
+        }))
+        .unwrap();
+        is_planned_cluster(&sink, "ci").and_then(|()| is_planned_topic(&sink, Some(&topic("ti", 3)))).unwrap();
+        let changed = [
+            (is_planned_cluster(&sink, "other"), "the cluster id of the target is other; the plan was made for ci"),
+            (is_planned_topic(&sink, Some(&topic("other", 3))), "the topic id of the target is other; the plan was made for ti"),
+            (is_planned_topic(&sink, Some(&topic("ti", 4))), "the partition count of the target is 4; the plan was made for 3"),
+        ];
+        for (found, said) in changed {
+            let error = found.unwrap_err();
+            assert_eq!((error.code(), error.to_string().as_str()), (FailureCode::TargetChanged, said));
+            // A higher generation helps, unless keys have moved between partitions.
+            assert_eq!(error.remedy().is_some_and(|remedy| remedy.contains("another topic")), said.contains("partition"), "{said}");
+        }
+        let error = is_planned_topic(&sink, None).unwrap_err();
+        assert_eq!((error.code(), error.field().as_deref()), (FailureCode::TopicMissing, Some("spec.sinks[].kafka.topic")));
     }
-    Ok(())
+
+    #[test]
+    fn the_partition_with_the_fewest_replicas_counts() {
+        assert_eq!(replicas(&topic("ti", 3)), 2);
+    }
 }

@@ -46,8 +46,11 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 const APPEARING_POLL: Duration = Duration::from_millis(100);
 /// Readers of a progress partition are ordered by it being one.
 const PROGRESS_PARTITIONS: usize = 1;
-/// The broker's `default.replication.factor`.
+/// The broker's `default.replication.factor`, which is 1 unless somebody has set it.
 const REPLICATION_OF_THE_BROKER: i32 = -1;
+/// On clusters that have as many brokers: what is lost with one of them is not known any more.
+const PROGRESS_REPLICAS: i32 = 3;
+const PROGRESS_IN_SYNC_MIN: &str = "2";
 
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
@@ -246,8 +249,10 @@ impl Admin {
     }
 
     async fn create_progress_topic(&self, topic: &str) -> Result<(), AdminError> {
-        let new = NewTopic::new(topic, PROGRESS_PARTITIONS as i32, TopicReplication::Fixed(REPLICATION_OF_THE_BROKER))
-            .set("cleanup.policy", "compact");
+        let is_small = self.cluster().await?.brokers.len() < PROGRESS_REPLICAS as usize;
+        let replicas = if is_small { REPLICATION_OF_THE_BROKER } else { PROGRESS_REPLICAS };
+        let new = NewTopic::new(topic, PROGRESS_PARTITIONS as i32, TopicReplication::Fixed(replicas)).set("cleanup.policy", "compact");
+        let new = if is_small { new } else { new.set("min.insync.replicas", PROGRESS_IN_SYNC_MIN) };
         let failed = |source| AdminError::CreateTopic { topic: topic.to_owned(), source };
         let results = self.client.create_topics([&new], &options()).await.map_err(failed)?;
         match results.into_iter().next().ok_or_else(|| failed(KafkaError::Canceled))? {

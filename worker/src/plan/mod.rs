@@ -67,6 +67,7 @@ pub async fn draft(run: &Run) -> Result<Draft, PlanError> {
         return Err(PlanError::NoObjects { sources: spec.sources.iter().map(|s| s.name.clone()).collect::<Vec<_>>().join(", ") });
     }
     let samples = sample::sources(&client, run, &selects, &shape, &lists).await?;
+    targets::require_room(run, &sinks, &samples).await?;
     let layout = chunks::lay_out(spec, &lists, run.context.parallelism)?;
     let object_list = object_list::write(&lists.concat())?;
     let sha256 = Sha256Digest::of(&object_list);

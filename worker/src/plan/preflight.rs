@@ -1,14 +1,15 @@
 //! Whether a target can take the events and keep them, by its settings. Pure.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use weir_crds::backfill_job::{KafkaMode, KafkaSink, RecordTimestamps};
 use weir_kafka::{BrokerConfig, TopicConfig};
 
-/// Events must survive at least until their readers have seen them.
-const RETENTION_MARGIN: Duration = Duration::from_secs(24 * 3600);
 /// How far ahead of a broker's clock ours may be.
 const CLOCK_MARGIN: Duration = Duration::from_secs(60);
+/// From so many brokers on there is no reason for one of them to hold the only copy of anything.
+const BROKERS_FOR_COPIES: usize = 3;
+const COPIES_MIN: usize = 2;
 
 /// What a target would refuse, lose or change: the field of the sink that asks for it, what is wrong, what helps.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,19 +23,127 @@ pub struct Unsuitable {
 #[derive(Debug)]
 pub struct Target<'a> {
     pub config: &'a TopicConfig,
-    /// `None`: this identity may not read it.
-    pub broker: Option<&'a BrokerConfig>,
+    /// By id; `None`: this identity may not read its settings.
+    pub brokers: &'a BTreeMap<i32, Option<BrokerConfig>>,
     /// Of the partition that has the fewest.
     pub replicas: usize,
+    /// Of the progress topic; `None`: it is not there yet.
+    pub progress_replicas: Option<usize>,
     /// The age of the window's start.
     pub oldest: Duration,
+}
+
+/// When it is asked whether a topic keeps what it is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Plan,
+    Publish,
+}
+
+impl Step {
+    /// For how long events must survive at least, also in words: until their readers have seen them. Once that is planned the
+    /// clock goes on, and what holds retention follows it in steps.
+    const fn margin(self) -> (Duration, &'static str) {
+        match self {
+            Self::Plan => (Duration::from_secs(24 * 3600), "a day"),
+            Self::Publish => (Duration::from_secs(3600), "an hour"),
+        }
+    }
 }
 
 /// The first thing that is in the way.
 pub fn check(kafka: &KafkaSink, target: &Target<'_>) -> Result<(), Unsuitable> {
     brokers(target)?;
     replicas(target)?;
-    if kafka.mode == KafkaMode::InPlace && target.config.cleans_up_by("compact") {
+    if let Some(found) = target.progress_replicas {
+        progress(target.brokers.len(), found)?;
+    }
+    keeps(kafka, target.config, target.oldest, Step::Plan)
+}
+
+/// The brokers' version is not in the protocol. What tells it are settings that came with it: of topics in 3.6.0, and the
+/// guard against hanging transactions, which is what the version matters for. Nothing tells 3.6.0 from 3.6.1, which mended
+/// that guard.
+fn brokers(target: &Target<'_>) -> Result<(), Unsuitable> {
+    let field = "clusterRef";
+    if !target.config.knows_timestamp_before_max() {
+        return Err(Unsuitable {
+            field,
+            problem: "its brokers are older than 3.6.0: topics have no message.timestamp.before.max.ms. They let a record that is \
+                      late join a transaction that has ended, which then never ends"
+                .into(),
+            remedy: "upgrade the brokers, and not to 3.6.0, whose guard against that has faults, but to 3.6.1 or later",
+        });
+    }
+    let verifies = |config: &Option<BrokerConfig>| config.as_ref().and_then(BrokerConfig::verifies_transactions);
+    match target.brokers.iter().find(|(_, config)| verifies(config) == Some(false)) {
+        Some((id, _)) => Err(Unsuitable {
+            field,
+            problem: format!(
+                "transaction.partition.verification.enable is false on broker {id}: a record that is late could join a transaction \
+                 that has ended, which then never ends"
+            ),
+            remedy: "set transaction.partition.verification.enable=true on all brokers",
+        }),
+        None => Ok(()),
+    }
+}
+
+fn replicas(target: &Target<'_>) -> Result<(), Unsuitable> {
+    let (field, found, brokers) = ("topic", target.replicas, target.brokers.len());
+    let min = target.config.min_insync_replicas();
+    if let Some(min) = min
+        && found < min
+    {
+        return Err(Unsuitable {
+            field,
+            problem: format!("a partition has {found} replicas and min.insync.replicas is {min}: no record would be taken"),
+            remedy: "add replicas, or lower min.insync.replicas",
+        });
+    }
+    if brokers < BROKERS_FOR_COPIES {
+        return Ok(());
+    }
+    if found < COPIES_MIN {
+        return Err(Unsuitable {
+            field,
+            problem: format!(
+                "a partition has {found} replica, on a cluster of {brokers} brokers: what is published is lost with its broker"
+            ),
+            remedy: "add replicas: at least 2, better 3",
+        });
+    }
+    match min {
+        Some(min) if min < COPIES_MIN => Err(Unsuitable {
+            field,
+            problem: format!(
+                "min.insync.replicas is {min}, on a cluster of {brokers} brokers: what counts as published may lie on one of them \
+                 alone, and is lost with it"
+            ),
+            remedy: "set min.insync.replicas=2 on the topic, which needs 3 replicas to be written to while a broker is away",
+        }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Whether what is known of the progress outlives a broker.
+pub fn progress(brokers: usize, replicas: usize) -> Result<(), Unsuitable> {
+    if brokers < BROKERS_FOR_COPIES || replicas >= COPIES_MIN {
+        return Ok(());
+    }
+    Err(Unsuitable {
+        field: "clusterRef",
+        problem: format!(
+            "the progress topic has {replicas} replica, on a cluster of {brokers} brokers: what is published is not known any more \
+             when its broker is lost"
+        ),
+        remedy: "add replicas to the topic weir.<namespace>.progress, and set default.replication.factor on the brokers, by which it is made",
+    })
+}
+
+/// What the clock and the topic's owner may change at any time: whether events of this age stay as they are, and are kept.
+pub fn keeps(kafka: &KafkaSink, config: &TopicConfig, oldest: Duration, step: Step) -> Result<(), Unsuitable> {
+    if kafka.mode == KafkaMode::InPlace && config.cleans_up_by("compact") {
         return Err(Unsuitable {
             field: "mode",
             problem: "cleanup.policy contains compact and mode is InPlace, so an old event would replace its key's newest one".into(),
@@ -43,49 +152,12 @@ pub fn check(kafka: &KafkaSink, target: &Target<'_>) -> Result<(), Unsuitable> {
     }
     match kafka.timestamps {
         RecordTimestamps::ReplayTime => Ok(()),
-        RecordTimestamps::EventTime => event_times(target),
+        RecordTimestamps::EventTime => event_times(config, oldest, step),
     }
 }
 
-/// The brokers' version is not in the protocol. What tells it are settings that came with it: of topics in 3.6, and the
-/// guard against hanging transactions, which is what the version matters for.
-fn brokers(target: &Target<'_>) -> Result<(), Unsuitable> {
-    let field = "clusterRef";
-    if !target.config.knows_timestamp_before_max() {
-        return Err(Unsuitable {
-            field,
-            problem: "its brokers are older than 3.6: topics have no message.timestamp.before.max.ms. They let a record that is \
-                      late join a transaction that has ended, which then never ends"
-                .into(),
-            remedy: "upgrade the brokers to 3.6.1 or later",
-        });
-    }
-    match target.broker.and_then(BrokerConfig::verifies_transactions) {
-        Some(false) => Err(Unsuitable {
-            field,
-            problem: "transaction.partition.verification.enable is false on its brokers: a record that is late could join a \
-                      transaction that has ended, which then never ends"
-                .into(),
-            remedy: "set transaction.partition.verification.enable=true on the brokers",
-        }),
-        Some(true) | None => Ok(()),
-    }
-}
-
-fn replicas(target: &Target<'_>) -> Result<(), Unsuitable> {
-    match target.config.min_insync_replicas() {
-        Some(min) if target.replicas < min => Err(Unsuitable {
-            field: "topic",
-            problem: format!("a partition has {} replicas and min.insync.replicas is {min}: no record would be taken", target.replicas),
-            remedy: "add replicas, or lower min.insync.replicas",
-        }),
-        Some(_) | None => Ok(()),
-    }
-}
-
-fn event_times(target: &Target<'_>) -> Result<(), Unsuitable> {
+fn event_times(config: &TopicConfig, oldest: Duration, step: Step) -> Result<(), Unsuitable> {
     let field = "timestamps";
-    let Target { config, oldest, .. } = target;
     if config.stamps_on_arrival() {
         return Err(Unsuitable {
             field,
@@ -93,15 +165,16 @@ fn event_times(target: &Target<'_>) -> Result<(), Unsuitable> {
             remedy: "set timestamps: ReplayTime, or publish to a topic with CreateTime",
         });
     }
+    let (margin, words) = step.margin();
     if config.cleans_up_by("delete")
         && let Some(retention) = config.retention()
-        && retention < *oldest + RETENTION_MARGIN
+        && retention < oldest + margin
     {
         return Err(Unsuitable {
             field,
             problem: format!(
-                "events are up to {} old and retention.ms is {} ({}): they would expire at once or within a day",
-                days(*oldest),
+                "events are up to {} old and retention.ms is {} ({}): they would expire at once or within {words}",
+                days(oldest),
                 retention.as_millis(),
                 days(retention)
             ),
@@ -109,16 +182,34 @@ fn event_times(target: &Target<'_>) -> Result<(), Unsuitable> {
         });
     }
     if let Some((name, limit)) = config.timestamp_before_max()
-        && limit < *oldest + CLOCK_MARGIN
+        && limit < oldest + CLOCK_MARGIN
     {
         return Err(Unsuitable {
             field,
-            problem: format!("events are up to {} old and {name} is {} ({})", days(*oldest), limit.as_millis(), days(limit)),
+            problem: format!("events are up to {} old and {name} is {} ({})", days(oldest), limit.as_millis(), days(limit)),
             remedy: "raise that limit of the topic, or set timestamps: ReplayTime",
         });
     }
     // A limit on times ahead of the brokers' clock is no matter: planning waits until the window is over.
     Ok(())
+}
+
+/// Whether so many bytes fit into each partition: where a log is larger than allowed its oldest records go, whoever has not
+/// read them yet.
+pub fn room(config: &TopicConfig, partition_bytes: u64) -> Result<(), Unsuitable> {
+    // Negative: as large as it may become.
+    let limit = config.get("retention.bytes").and_then(|text| text.parse::<u64>().ok());
+    match limit.filter(|limit| config.cleans_up_by("delete") && *limit < partition_bytes) {
+        None => Ok(()),
+        Some(limit) => Err(Unsuitable {
+            field: "topic",
+            problem: format!(
+                "each partition would get about {partition_bytes} bytes and retention.bytes is {limit}: all other records in it would \
+                 be deleted, and then those that were just published"
+            ),
+            remedy: "raise retention.bytes, publish to a side topic, or cut the window into several jobs",
+        }),
+    }
 }
 
 fn days(duration: Duration) -> String {
@@ -143,7 +234,11 @@ mod tests {
         serde_json::from_value(sink).unwrap()
     }
 
-    /// The field that is named for events of three days ago.
+    fn guarded(value: &str) -> Option<BrokerConfig> {
+        Some([("transaction.partition.verification.enable", value)].into_iter().collect())
+    }
+
+    /// The field that is named for events of three days ago, with a second broker that may have other settings than the first.
     fn refused(change: serde_json::Value, config: &[(&str, &str)], broker: Option<&str>) -> Option<&'static str> {
         let defaults = [
             ("cleanup.policy", "delete"),
@@ -152,8 +247,8 @@ mod tests {
             ("min.insync.replicas", "2"),
         ];
         let config: TopicConfig = defaults.iter().chain(config).filter(|(_, value)| !value.is_empty()).copied().collect();
-        let broker: Option<BrokerConfig> = broker.map(|v| [("transaction.partition.verification.enable", v)].into_iter().collect());
-        let target = Target { config: &config, broker: broker.as_ref(), replicas: 2, oldest: 3 * DAY };
+        let brokers = BTreeMap::from([(1, guarded("true")), (2, broker.and_then(guarded))]);
+        let target = Target { config: &config, brokers: &brokers, replicas: 2, progress_replicas: None, oldest: 3 * DAY };
         check(&sink(change), &target).err().map(|unsuitable| unsuitable.field)
     }
 
@@ -192,7 +287,50 @@ mod tests {
     #[test]
     fn brokers_that_let_transactions_hang_are_refused() {
         let config: TopicConfig = [("cleanup.policy", "delete"), ("retention.ms", "-1")].into_iter().collect();
-        let target = Target { config: &config, broker: None, replicas: 1, oldest: DAY };
+        let target = Target { config: &config, brokers: &BTreeMap::new(), replicas: 1, progress_replicas: None, oldest: DAY };
         assert_eq!(check(&sink(json!({})), &target).unwrap_err().field, "clusterRef");
+    }
+
+    /// What is refused on a cluster of so many brokers, by a word of the problem.
+    fn copies(brokers: i32, replicas: usize, min_insync: &str, progress_replicas: Option<usize>) -> Option<&'static str> {
+        let config = [("message.timestamp.before.max.ms", "9223372036854775807"), ("min.insync.replicas", min_insync)];
+        let (config, brokers) = (config.into_iter().collect(), (0..brokers).map(|id| (id, None)).collect());
+        let target = Target { config: &config, brokers: &brokers, replicas, progress_replicas, oldest: DAY };
+        let problem = check(&sink(json!({})), &target).err()?.problem;
+        ["no record", "a partition has", "min.insync", "progress"].into_iter().find(|word| problem.contains(word))
+    }
+
+    #[test]
+    fn one_copy_is_enough_for_small_clusters_only() {
+        assert_eq!(copies(1, 1, "1", Some(1)), None);
+        assert_eq!(copies(2, 1, "1", Some(1)), None);
+        assert_eq!(copies(3, 1, "1", Some(3)), Some("a partition has"));
+        assert_eq!(copies(3, 1, "2", Some(3)), Some("no record"));
+        assert_eq!(copies(3, 3, "1", Some(3)), Some("min.insync"));
+        assert_eq!(copies(3, 3, "2", Some(1)), Some("progress"));
+        assert_eq!(copies(3, 3, "2", Some(2)), None);
+        assert_eq!(copies(3, 3, "2", None), None);
+    }
+
+    #[test]
+    fn once_planned_the_clock_may_go_on() {
+        let config = |retention: &str| [("cleanup.policy", "delete"), ("retention.ms", retention)].into_iter().collect::<TopicConfig>();
+        let kept = |retention, step| keeps(&sink(json!({})), &config(retention), 3 * DAY, step).map_err(|found| found.problem);
+        let (four_days, two_hours_more, half_an_hour_more) = ("345600000", "266400000", "261000000");
+        assert_eq!((kept(four_days, Step::Plan), kept(two_hours_more, Step::Publish)), (Ok(()), Ok(())));
+        let problem = kept(two_hours_more, Step::Plan).unwrap_err();
+        assert!(problem.contains("within a day"), "{problem}");
+        let problem = kept(half_an_hour_more, Step::Publish).unwrap_err();
+        assert!(problem.contains("3.0 days old") && problem.contains("within an hour"), "{problem}");
+    }
+
+    #[test]
+    fn a_partition_must_have_room_for_all_of_it() {
+        let config = |policy, bytes| [("cleanup.policy", policy), ("retention.bytes", bytes)].into_iter().collect::<TopicConfig>();
+        assert_eq!(room(&config("delete", "1000"), 1000), Ok(()));
+        assert_eq!(room(&config("delete", "-1"), 1000), Ok(()));
+        assert_eq!(room(&config("compact", "999"), 1000), Ok(()));
+        let found = room(&config("compact,delete", "999"), 1000).unwrap_err();
+        assert!(found.field == "topic" && found.problem.contains("about 1000 bytes and retention.bytes is 999"), "{found:?}");
     }
 }

@@ -1,27 +1,32 @@
 //! The targets as they are now, pinned; and whether they can take the events and keep them.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::time::Duration;
 
+use futures::{StreamExt as _, TryStreamExt as _};
+use jiff::Timestamp;
 use weir_crds::backfill_job::{KafkaMode, KafkaSink};
-use weir_crds::contract::names::RunId;
+use weir_crds::contract::names::{RunId, progress_topic};
 use weir_crds::contract::plan::PlannedSink;
 use weir_crds::window::Slicing;
 use weir_kafka::range::{Isolation, Range, RangeError, Reader};
-use weir_kafka::{Admin, BrokerConfig, KafkaConfig, TopicConfig, TopicDescription};
+use weir_kafka::{Admin, BrokerConfig, BrokerNode, KafkaConfig, TopicConfig, TopicDescription};
 
 use super::error::PlanError;
+use super::sample::Samples;
 use super::{live, preflight};
 use crate::headers;
 use crate::publish::generations;
 use crate::run::Run;
 use crate::select::ResultShape;
-use crate::target::TargetError;
+use crate::target::{TargetError, age, replicas};
 
 /// The brokers' own default of `max.message.bytes`, where a cluster does not say.
 const MAX_MESSAGE_BYTES_DEFAULT: u64 = 1_048_588;
 /// Records at either end of each partition of a side topic that are looked at.
 const RECORDS_LOOKED_AT: i64 = 100;
+/// Brokers that are asked at a time.
+const BROKERS_AT_ONCE: usize = 16;
 
 /// A target as the brokers see it now.
 struct Described<'a> {
@@ -30,7 +35,10 @@ struct Described<'a> {
     kafka: &'a KafkaSink,
     topic: TopicDescription,
     config: TopicConfig,
-    broker: Option<BrokerConfig>,
+    /// By id; `None`: this identity may not read its settings.
+    brokers: BTreeMap<i32, Option<BrokerConfig>>,
+    /// `None`: it is made later, by the operator.
+    progress: Option<TopicDescription>,
 }
 
 /// Describes all sinks.
@@ -43,11 +51,9 @@ pub async fn describe(run: &Run, slicing: &Slicing, shape: &ResultShape) -> Resu
         let topic = admin.topic(&kafka.topic).await.map_err(TargetError::from)?;
         let topic = topic.ok_or_else(|| TargetError::Missing(kafka.topic.clone()))?;
         let config = admin.topic_config(&kafka.topic).await.map_err(TargetError::from)?;
-        let broker = match cluster.brokers.first() {
-            Some(broker) => admin.broker_config(broker.id).await.map_err(TargetError::from)?,
-            None => None,
-        };
-        let described = Described { index, kafka, topic, config, broker };
+        let brokers = broker_configs(&admin, &cluster.brokers).await?;
+        let progress = admin.topic(&progress_topic(&run.context.run.namespace)).await.map_err(TargetError::from)?;
+        let described = Described { index, kafka, topic, config, brokers, progress };
         check(run, &described, slicing, shape).await?;
         sinks.push(PlannedSink {
             name: sink.name.clone(),
@@ -64,25 +70,32 @@ pub async fn describe(run: &Run, slicing: &Slicing, shape: &ResultShape) -> Resu
     Ok(sinks)
 }
 
-fn age(event_time_us: i64, now: jiff::Timestamp) -> Duration {
-    Duration::from_micros(u64::try_from(now.as_microsecond() - event_time_us).unwrap_or(0))
+/// The settings of each broker: any of them may lead a partition, or end a transaction.
+async fn broker_configs(admin: &Admin, brokers: &[BrokerNode]) -> Result<BTreeMap<i32, Option<BrokerConfig>>, TargetError> {
+    let ids = brokers.iter().map(|broker| broker.id);
+    let ask = |id| async move { Ok::<_, TargetError>((id, admin.broker_config(id).await?)) };
+    let configs: BTreeMap<i32, _> = futures::stream::iter(ids).map(ask).buffer_unordered(BROKERS_AT_ONCE).try_collect().await?;
+    let unread: Vec<&i32> = configs.iter().filter(|(_, config)| config.is_none()).map(|(id, _)| id).collect();
+    if !unread.is_empty() {
+        tracing::warn!(
+            brokers = ?unread,
+            "whether these brokers verify transactions is not known: this identity has no DescribeConfigs on the cluster"
+        );
+    }
+    Ok(configs)
 }
 
 /// Looks at the target's settings, and at what lies in it.
 async fn check(run: &Run, described: &Described<'_>, slicing: &Slicing, shape: &ResultShape) -> Result<(), PlanError> {
-    let Described { index, kafka, topic, config, broker } = described;
-    let unsuitable = |field: &str, problem: String, remedy: &str| PlanError::Unsuitable {
-        field: format!("spec.sinks[{index}].kafka.{field}"),
-        topic: kafka.topic.clone(),
-        problem,
-        remedy: remedy.to_owned(),
-    };
+    let Described { index, kafka, topic, config, brokers, progress } = described;
+    let unsuitable = |field: &str, problem: String, remedy: &str| unsuitable(*index, kafka, field, problem, remedy);
     let oldest_us = slicing.slices().iter().map(|slice| slice.interval.start_us).min().unwrap_or(0);
     let target = preflight::Target {
         config,
-        broker: broker.as_ref(),
-        replicas: topic.partitions.iter().map(|partition| partition.replicas).min().unwrap_or(0),
-        oldest: age(oldest_us, jiff::Timestamp::now()),
+        brokers,
+        replicas: replicas(topic),
+        progress_replicas: progress.as_ref().map(replicas),
+        oldest: age(oldest_us, Timestamp::now()),
     };
     preflight::check(kafka, &target).map_err(|found| unsuitable(found.field, found.problem, found.remedy))?;
     match kafka.mode {
@@ -96,6 +109,30 @@ async fn check(run: &Run, described: &Described<'_>, slicing: &Slicing, shape: &
             }
         }
     }
+}
+
+fn unsuitable(index: usize, kafka: &KafkaSink, field: &str, problem: String, remedy: &str) -> PlanError {
+    PlanError::Unsuitable {
+        field: format!("spec.sinks[{index}].kafka.{field}"),
+        topic: kafka.topic.clone(),
+        problem,
+        remedy: format!("{remedy}; then raise runGeneration"),
+    }
+}
+
+/// Whether what will be published fits into the targets. An event is taken to be as large as the row that it comes from:
+/// both are compressed, and it has fewer fields, and headers.
+pub async fn require_room(run: &Run, sinks: &[PlannedSink], samples: &Samples) -> Result<(), PlanError> {
+    let bytes = u128::from(samples.events) * u128::from(samples.cost.bytes) / u128::from(samples.cost.rows.max(1));
+    for planned in sinks {
+        let declared = run.spec.sinks.iter().enumerate().find(|(_, sink)| sink.name == planned.name);
+        let Some((index, kafka)) = declared.and_then(|(index, sink)| Some((index, sink.kafka.as_ref()?))) else { continue };
+        let admin = Admin::new(&run.kafka(&planned.cluster)?).map_err(TargetError::from)?;
+        let config = admin.topic_config(&planned.topic).await.map_err(TargetError::from)?;
+        let each = u64::try_from(bytes / u128::from(planned.partitions.max(1))).unwrap_or(u64::MAX);
+        preflight::room(&config, each).map_err(|found| unsuitable(index, kafka, found.field, found.problem, found.remedy))?;
+    }
+    Ok(())
 }
 
 fn partitions(topic: &TopicDescription) -> u32 {

@@ -22,6 +22,9 @@ const LESS_AFTER_FAILURE: u64 = 4;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pace {
     bytes_max: u64,
+    /// What fitted when one took too long. Beyond it the next ones grow carefully: a quota is an average over seconds, which lets some
+    /// pass at once before it holds one back for all of them.
+    fitted: u64,
     begun: Instant,
     records: u64,
     bytes: u64,
@@ -29,11 +32,11 @@ pub struct Pace {
 
 impl Pace {
     pub const fn new(now: Instant) -> Self {
-        Self { bytes_max: BYTES_MAX, begun: now, records: 0, bytes: 0 }
+        Self { bytes_max: BYTES_MAX, fitted: BYTES_MAX, begun: now, records: 0, bytes: 0 }
     }
 
     pub const fn begin(&mut self, now: Instant) {
-        *self = Self { begun: now, records: 0, bytes: 0, bytes_max: self.bytes_max };
+        *self = Self { begun: now, records: 0, bytes: 0, ..*self };
     }
 
     /// A record of so many bytes went into the transaction; none, if it was there already.
@@ -54,21 +57,28 @@ impl Pace {
         self.records >= RECORDS_MAX || self.bytes >= self.bytes_max || now - self.begun >= FILLED_FOR
     }
 
-    /// The transaction is committed: the next is as large as what fits in the time, and at most twice as large.
+    /// The transaction is committed: the next is as large as what fits in the time, and larger if this one was full and soon over.
     pub fn committed(&mut self, now: Instant) {
         let (took, aim) = ((now - self.begun).as_millis().max(1), OPEN_FOR.as_millis());
-        let fits = u64::try_from(u128::from(self.bytes) * aim / took).unwrap_or(u64::MAX);
-        let next = match took {
-            _ if took > aim => fits,
-            _ if took > aim / 2 => self.bytes_max,
-            _ => self.bytes_max.saturating_mul(2),
-        };
-        self.bytes_max = next.clamp(BYTES_MIN, BYTES_MAX);
+        if took > aim {
+            self.limit(u64::try_from(u128::from(self.bytes) * aim / took).unwrap_or(u64::MAX));
+        } else if took <= aim / 2 && self.bytes >= self.bytes_max {
+            let next =
+                if self.bytes_max < self.fitted { (self.bytes_max * 2).min(self.fitted) } else { self.bytes_max + self.bytes_max / 8 };
+            self.bytes_max = next.min(BYTES_MAX);
+        }
     }
 
-    /// The transaction failed, for whatever reason.
-    pub fn failed(&mut self) {
-        self.bytes_max = (self.bytes.min(self.bytes_max) / LESS_AFTER_FAILURE).clamp(BYTES_MIN, BYTES_MAX);
+    /// The transaction failed. Only one that was open for longer than it should be says anything of how much is too much.
+    pub fn failed(&mut self, now: Instant) {
+        if self.bytes > 0 && now - self.begun > OPEN_FOR {
+            self.limit(self.bytes.min(self.bytes_max) / LESS_AFTER_FAILURE);
+        }
+    }
+
+    fn limit(&mut self, fitted: u64) {
+        self.fitted = fitted.clamp(BYTES_MIN, BYTES_MAX);
+        self.bytes_max = self.fitted;
     }
 }
 
@@ -94,7 +104,7 @@ mod tests {
             let drained = Duration::from_micros(pace.bytes * 1_000_000 / bytes_a_second);
             now += drained;
             if drained > weir_kafka::transaction::TRANSACTION_TIMEOUT {
-                pace.failed();
+                pace.failed(now);
                 return None;
             }
             pace.committed(now);
@@ -126,8 +136,21 @@ mod tests {
         let mut pace = Pace::new(Instant::now());
         transactions(&mut pace, 100_000, 8);
         assert!(pace.bytes_max < 1_000_000);
-        transactions(&mut pace, 200_000_000, 12);
+        transactions(&mut pace, 200_000_000, 80);
         assert_eq!(pace.bytes_max, BYTES_MAX);
+    }
+
+    #[test]
+    fn an_error_that_comes_early_says_nothing_of_the_pace() {
+        let now = Instant::now();
+        let (mut pace, before) = (Pace::new(now), Pace::new(now).bytes_max);
+        pace.begin(now);
+        pace.passed(1000);
+        pace.failed(now + OPEN_FOR / 2);
+        assert_eq!(pace.bytes_max, before);
+        pace.begin(now);
+        pace.failed(now + OPEN_FOR * 30);
+        assert_eq!(pace.bytes_max, before, "nothing was handed over");
     }
 
     #[test]

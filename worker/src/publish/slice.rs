@@ -71,7 +71,7 @@ impl SliceJob<'_> {
                 let result = self.transaction(started, &mut rows, at.clone(), pace);
                 match &result {
                     Ok(_) => pace.committed(Instant::now()),
-                    Err(_) => pace.failed(),
+                    Err(_) => pace.failed(Instant::now()),
                 }
                 match result {
                     Ok(next) => (at, aborted) = (next, 0),

@@ -1,19 +1,25 @@
 //! Taking a bucket over, in the one order that is right: fence, then read the end of the progress partition, then the
 //! committed progress up to there, then check, then go on. The first half of it is [`weir_kafka::takeover`]'s.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
-use weir_crds::contract::{
-    manifest::to_bytes,
-    names::{RunId, progress_topic, transactional_id},
-    plan::{Bucket, PlannedSink},
-    progress::BucketProgress,
-    result::OutcomeRecord,
+use weir_crds::{
+    backfill_job::Ordering,
+    contract::{
+        manifest::to_bytes,
+        names::{RunId, progress_topic, transactional_id},
+        plan::{Bucket, PlannedSink},
+        progress::BucketProgress,
+        result::OutcomeRecord,
+    },
 };
 use weir_kafka::{
-    Admin, Holder, KafkaConfig,
+    Admin, Holder, KafkaConfig, TopicDescription,
     transaction::{ProgressRecord, Session, Target},
 };
 
@@ -26,6 +32,10 @@ use crate::{
     run::RunError,
     target::{self, TargetError},
 };
+
+/// What somebody lowers of a topic that a retention floor guards is put back by then, and no reason to end the run.
+const PUT_BACK_WITHIN: Duration = Duration::from_secs(15);
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// `publishing/<bucket>.json`: the bucket has been begun. From then on missing progress is lost progress.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,7 +60,7 @@ pub fn start(identity: &Identity, config: &KafkaConfig, admin: &Admin, holder: &
     let progress_topic = progress_topic(&identity.planned.run.context.run.namespace);
     // Before anything is written anywhere, and again once nobody else can be writing.
     Handle::current().block_on(target::check(admin, &identity.sink))?;
-    require_topic(identity, admin, &progress_topic)?;
+    let progress = require_topic(identity, admin, &progress_topic)?;
     // Looked for before progress is read: a marker that comes later is that of another attempt, which has taken over.
     let marker = identity.planned.run.keys.publishing(&identity.bucket.id);
     let has_begun = Handle::current().block_on(identity.planned.manifest::<Begun>(&marker))?.is_some();
@@ -60,6 +70,7 @@ pub fn start(identity: &Identity, config: &KafkaConfig, admin: &Admin, holder: &
     let records = identity.sort_out(&found)?;
     require_open(identity)?;
     Handle::current().block_on(target::check(admin, &identity.sink))?;
+    require_suitable(identity, admin, &progress, records.own.as_ref())?;
     let own = match &records.own {
         Some(own) => own.clone(),
         // Without a record, a marker says that there was one.
@@ -112,12 +123,30 @@ fn require_open(identity: &Identity) -> Result<(), PublishError> {
 }
 
 /// The topic is made by the operator before any worker; one that is not there has been deleted.
-fn require_topic(identity: &Identity, admin: &Admin, topic: &str) -> Result<(), PublishError> {
+fn require_topic(identity: &Identity, admin: &Admin, topic: &str) -> Result<TopicDescription, PublishError> {
     let found = Handle::current().block_on(admin.topic(topic)).map_err(TargetError::Admin)?;
-    match found {
-        Some(_) => Ok(()),
-        None => {
-            Err(PublishError::ProgressLost { bucket: identity.bucket.id.clone(), what: format!("the progress topic {topic} is not there") })
+    let what = format!("the progress topic {topic} is not there");
+    found.ok_or_else(|| PublishError::ProgressLost { bucket: identity.bucket.id.clone(), what })
+}
+
+/// The target still takes and keeps what is left to publish: slices from where the bucket's progress is, if they go in
+/// sequence.
+fn require_suitable(
+    identity: &Identity,
+    admin: &Admin,
+    progress: &TopicDescription,
+    own: Option<&BucketProgress>,
+) -> Result<(), PublishError> {
+    let (spec, plan) = (&identity.planned.run.spec, &identity.planned.plan);
+    let in_sequence = spec.sinks.iter().filter_map(|sink| sink.kafka.as_ref()).all(|kafka| kafka.ordering == Ordering::PerKey);
+    let at = own.filter(|_| in_sequence).and_then(|own| own.at.as_ref());
+    let first = at.and_then(|at| plan.slices.iter().position(|slice| slice.id == at.slice)).unwrap_or(0);
+    let Some(oldest_us) = plan.slices[first..].iter().map(|slice| slice.interval.start_us).min() else { return Ok(()) };
+    let deadline = Instant::now() + PUT_BACK_WITHIN;
+    loop {
+        match Handle::current().block_on(target::check_settings(admin, spec, &identity.sink, progress, oldest_us)) {
+            Err(TargetError::Unsuitable { .. }) if Instant::now() < deadline => std::thread::sleep(LOOK_INTERVAL),
+            result => return Ok(result?),
         }
     }
 }

@@ -6,6 +6,8 @@
 
 mod damage;
 mod preflight;
+mod quota;
+mod since;
 mod world;
 
 use std::{

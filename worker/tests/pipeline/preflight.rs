@@ -7,10 +7,18 @@ use rdkafka::{
     ClientConfig,
     producer::{FutureProducer, FutureRecord},
 };
-use weir_crds::{contract::result::FailureCode, window::Slicing};
+use weir_crds::{
+    contract::{plan::PlannedSink, result::FailureCode},
+    window::Slicing,
+};
+use weir_kafka::admin::ConfigChange;
 use weir_worker::{
     decode::types::timestamp_type,
-    plan::{PlanError, targets},
+    plan::{
+        PlanError,
+        sample::{Cost, Samples},
+        targets,
+    },
     select::ResultShape,
     termination::Explain as _,
 };
@@ -28,8 +36,13 @@ fn shape() -> ResultShape {
 }
 
 async fn plan(world: &World) -> Result<(), PlanError> {
-    let run = world.run(1).await;
-    targets::describe(&run, &Slicing::new(&run.spec.window), &shape()).await.map(drop)
+    describe(world, 1).await.map(drop)
+}
+
+/// The targets as planning of a generation finds them.
+pub async fn describe(world: &World, generation: u32) -> Result<Vec<PlannedSink>, PlanError> {
+    let run = world.run(generation).await;
+    targets::describe(&run, &Slicing::new(&run.spec.window), &shape()).await
 }
 
 /// Planning for the topic is refused for what `field` of the sink says, and the problem is told in these words.
@@ -92,4 +105,22 @@ async fn live_records_that_are_unlike_ours_are_found_before_anything_is_publishe
     let world = World::new("types").await;
     live(&world, "murmur2_random", |number| format!(r#"{{"id": "live-{number}", "user": "{number}"}}"#)).await;
     must_refuse(&world, "value.columns", "user would be a JSON Number").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker and a store"]
+async fn a_topic_without_room_for_the_events_is_refused() {
+    let world = World::new("narrow").await;
+    let sinks = describe(&world, 1).await.unwrap();
+    let run = world.run(1).await;
+    let per_partition = 1_000_000;
+    let cost = Cost { seconds: 1.0, bytes: 7_000, rows: 70 };
+    let samples = Samples { events: per_partition / 100 * PARTITIONS as u64, cost, ..Samples::default() };
+    targets::require_room(&run, &sinks, &samples).await.unwrap();
+    world.set("retention.bytes", ConfigChange::Set(per_partition.to_string())).await;
+    targets::require_room(&run, &sinks, &samples).await.unwrap();
+    world.set("retention.bytes", ConfigChange::Set((per_partition - 1).to_string())).await;
+    let error = targets::require_room(&run, &sinks, &samples).await.unwrap_err();
+    assert_eq!((error.code(), error.field().as_deref()), (FailureCode::TargetUnsuitable, Some("spec.sinks[0].kafka.topic")), "{error}");
+    assert!(error.to_string().contains("retention.bytes is 999999"), "{error}");
 }

@@ -14,7 +14,7 @@ use datafusion::arrow::{
 };
 use rdkafka::{
     ClientConfig,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     producer::{FutureProducer, FutureRecord},
 };
@@ -29,6 +29,7 @@ use weir_crds::contract::{
 };
 use weir_kafka::{
     Admin, KafkaConfig,
+    admin::ConfigChange,
     range::{Isolation, Range as Offsets, Reader},
 };
 use weir_ledger::Ledger;
@@ -106,6 +107,23 @@ impl World {
         while admin.topic(topic).await.unwrap().is_none() {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
+    }
+
+    /// As the topic's owner would.
+    pub async fn add_partitions(&self, to: usize) {
+        let wider = self.admin().create_partitions(&[NewPartitions::new(&self.topic, to)], &AdminOptions::new()).await.unwrap();
+        wider[0].as_ref().unwrap();
+        let admin = Admin::new(&self.kafka()).unwrap();
+        while admin.topic(&self.topic).await.unwrap().unwrap().partitions.len() < to {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+
+    /// As the topic's owner would.
+    pub async fn set(&self, key: &str, change: ConfigChange) {
+        let changes = [(self.topic.clone(), [(key.to_owned(), change)].into())].into();
+        let altered = Admin::new(&self.kafka()).unwrap().alter_topic_configs(changes, std::time::Duration::from_secs(10)).await.unwrap();
+        assert!(altered.values().all(Result::is_ok), "{altered:?}");
     }
 
     /// The last committed record of a key of the progress topic.
