@@ -2,28 +2,24 @@
 //! and no Job was made that an undisturbed run does not make.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use futures::StreamExt as _;
-use k8s_openapi::api::batch::v1::Job as KubeJob;
-use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
 use weir_crds::contract::claims::ClaimDocument;
 use weir_crds::contract::manifest::to_bytes;
 use weir_e2e::demo::scene::{JOB, Job, Scene};
-use weir_e2e::demo::watch::{Watched, is_complete};
+use weir_e2e::demo::watch::{Watched, is_complete, number, phase};
 use weir_e2e::faults::attempt::Fault;
 use weir_e2e::faults::http::{HttpProxy, Trouble, Weather};
 use weir_e2e::faults::inject::actions;
+use weir_e2e::faults::made::Made;
 use weir_e2e::faults::operator::{Operator, Place, in_its_place};
 use weir_e2e::faults::table::Table;
 use weir_e2e::fixture::Fixture;
 use weir_e2e::handles::{Component, Handles, Signal};
 use weir_e2e::novashop::Settings;
+use weir_e2e::wait;
 
 const SETTINGS: Settings = Settings { seed: 10, events: 10_000 };
 const SEED: u64 = 10;
@@ -38,45 +34,13 @@ const IDENTITY: &str = "fault-operator";
 const AUTO: Job<'_> = Job { generation: 1, approval: "Auto", parallelism: 2 };
 /// Beyond the lease's 20 seconds.
 const BEYOND_THE_LEASE: Duration = Duration::from_secs(30);
+/// As it says it in its log.
+const LEADS_NO_MORE: &str = "\"leads no more\"";
+/// One that wakes looks at the lease at once.
+const STANDS_BY_WITHIN: Duration = Duration::from_secs(10);
 
 fn trace() -> Vec<Fault> {
     vec![Fault { point: "*".to_owned(), hit: 0, action: "trace" }]
-}
-
-/// Every Job that was ever made in a namespace: the operator deletes those that are done.
-struct Made {
-    names: Arc<Mutex<BTreeSet<String>>>,
-    watch: JoinHandle<()>,
-}
-
-impl Made {
-    fn watch(fixture: &Fixture) -> Self {
-        let api: Api<KubeJob> = Api::namespaced(fixture.cluster.kube.clone(), &fixture.namespace);
-        let names = Arc::new(Mutex::new(BTreeSet::new()));
-        let seen = Arc::clone(&names);
-        let watch = tokio::spawn(async move {
-            let mut jobs = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff().touched_objects());
-            while let Some(job) = jobs.next().await {
-                // An apiserver that is away is watched again.
-                let Ok(job) = job else { continue };
-                seen.lock().unwrap_or_else(PoisonError::into_inner).insert(job.name_any());
-            }
-        });
-        Self { names, watch }
-    }
-
-    /// Those of a generation, without what names the generation in them.
-    fn of(&self, generation: u32) -> BTreeSet<String> {
-        let part = format!("-g{generation}-");
-        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        names.iter().filter_map(|name| Some(name.split_once(&part)?.1.to_owned())).collect()
-    }
-}
-
-impl Drop for Made {
-    fn drop(&mut self) {
-        self.watch.abort();
-    }
 }
 
 /// One run of the job, by its generation, with operators that suffer.
@@ -102,7 +66,7 @@ impl Run<'_> {
     /// What the job has claimed is forgotten, so that it claims again.
     async fn next(&mut self) -> anyhow::Result<()> {
         let (s3, bucket) = (&self.fixture.cluster.s3, &self.fixture.bucket);
-        let claims = s3.list_objects_v2().bucket(bucket).prefix("weir/claims/").send().await?;
+        let claims = s3.list_objects_v2().bucket(bucket).prefix("weir/_claims/").send().await?;
         for key in claims.contents().iter().filter_map(|object| object.key()) {
             let nothing = to_bytes(&ClaimDocument::default());
             s3.put_object().bucket(bucket).key(key).body(nothing.into()).send().await?;
@@ -248,7 +212,8 @@ async fn rivals(fixture: &Fixture, place: &Place<'_>) -> anyhow::Result<()> {
     scene.must_agree(None, None, &[1]).await?;
     let seconds = started.elapsed().as_secs().to_string();
     let what = "the leader sleeps beyond its lease, another takes over, the first wakes";
-    table.row(&[what, "the second leader made Jobs", &undisturbed.len().to_string(), &seconds])?;
+    let proof = "the second leader made Jobs; the first said that it leads no more, and wrote nothing";
+    table.row(&[what, proof, &undisturbed.len().to_string(), &seconds])?;
 
     let kube = fixture.cluster.kube.clone();
     let troubles = [
@@ -290,10 +255,13 @@ async fn rivals(fixture: &Fixture, place: &Place<'_>) -> anyhow::Result<()> {
     let operator = place.start(IDENTITY, Vec::new(), None)?;
     let handles = Handles::of(&fixture.cluster)?;
     run.next().await?;
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    let started = Instant::now();
+    let runs = |job: &Value| phase(job) == "Running" && number(job, "/status/run/generation") == u64::from(run.generation);
+    run.watched.until("workers are at work", RUN_LIMIT, runs, |_| {}).await?;
     handles.kill(Component::Apiserver)?;
     handles.start(Component::Apiserver).await?;
-    let started = Instant::now();
+    let job = run.watched.until("the apiserver answers", RUN_LIMIT, |job| !job.is_null(), |_| {}).await?;
+    ensure!(!is_complete(&job, run.generation), "the run was over before the apiserver was away");
     finish(&run, &scene, &undisturbed).await?;
     let seconds = started.elapsed().as_secs().to_string();
     table.row(&["the apiserver is killed and started again", "it was away", &undisturbed.len().to_string(), &seconds])?;
@@ -325,7 +293,7 @@ async fn finish(run: &Run<'_>, scene: &Scene<'_>, undisturbed: &BTreeSet<String>
 
 /// Returns the run's Jobs, of each unit one.
 async fn two_leaders(run: &Run<'_>, place: &Place<'_>) -> anyhow::Result<BTreeSet<String>> {
-    let first = place.start("first", Vec::new(), None)?;
+    let first = place.start("first", trace(), None)?;
     let started = Instant::now();
     while run.made.of(1).is_empty() {
         ensure!(started.elapsed() < RUN_LIMIT, "the first leader made no Job");
@@ -334,11 +302,54 @@ async fn two_leaders(run: &Run<'_>, place: &Place<'_>) -> anyhow::Result<BTreeSe
     first.signal(Signal::STOP)?;
     let second = place.start("second", trace(), None)?;
     tokio::time::sleep(BEYOND_THE_LEASE).await;
-    first.signal(Signal::CONT)?;
-    run.watched.phase("Complete", RUN_LIMIT, |_| {}).await?;
     ensure!(second.fired().iter().any(|fired| fired.point == "kube.create-job.done"), "the second leader did nothing");
+    ensure!(!run.is_complete().await, "the run was over before the first leader woke");
+    let before = first.fired().len();
+    first.signal(Signal::CONT)?;
+    stands_by(&first).await?;
+    run.watched.phase("Complete", RUN_LIMIT, |_| {}).await?;
+    // What it had sent before it slept may still be answered; and whoever stands by asks for the lease.
+    let wrote = first.fired().split_off(before);
+    let wrote: Vec<_> = wrote.iter().filter(|fired| fired.point.ends_with(".send") && !fired.point.starts_with("kube.lease")).collect();
+    ensure!(wrote.is_empty(), "the first leader wrote when it was one no more: {wrote:?}");
     let jobs = run.jobs()?;
     second.kill().await?;
     first.kill().await?;
     Ok(jobs)
+}
+
+#[tokio::test]
+async fn what_a_leader_had_to_say_before_it_slept_is_not_the_last_word() {
+    in_its_place("operator-late", late_status).await;
+}
+
+/// It falls asleep with a status on its lips, and wakes when the run is complete.
+async fn late_status(fixture: &Fixture, place: &Place<'_>) -> anyhow::Result<()> {
+    let scene = Scene::set(fixture, SETTINGS, None).await?;
+    let run = Run { fixture, watched: Watched::new(fixture, JOB), made: Made::watch(fixture), generation: 1 };
+    let says = Fault { point: "kube.status.send".to_owned(), hit: 3, action: "pause=2000" };
+    fixture.apply(&scene.job(AUTO)).await?;
+    let first = place.start("first", [vec![says.clone()], trace()].concat(), None)?;
+    let started = Instant::now();
+    while !first.has_suffered(&says) {
+        ensure!(started.elapsed() < RUN_LIMIT, "the first leader had little to say");
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+    first.signal(Signal::STOP)?;
+    let second = place.start("second", Vec::new(), None)?;
+    run.watched.phase("Complete", RUN_LIMIT, |_| {}).await?;
+    first.signal(Signal::CONT)?;
+    stands_by(&first).await?;
+    // Time enough for the second to put right what the first has said.
+    tokio::time::sleep(STANDS_BY_WITHIN).await;
+    let job = run.watched.look().await;
+    ensure!(is_complete(&job, 1), "the run was complete, and is {} again", phase(&job));
+    second.kill().await?;
+    Ok(first.kill().await?)
+}
+
+/// Waits until an operator has found out that it leads no more.
+async fn stands_by(operator: &Operator) -> anyhow::Result<()> {
+    let said = async || if operator.has_said(LEADS_NO_MORE) { Ok(()) } else { Err("it says nothing of it") };
+    Ok(wait::until("it leads no more", STANDS_BY_WITHIN, said).await?)
 }

@@ -42,7 +42,6 @@ async fn each_step(matrix: &mut Matrix<'_>) -> anyhow::Result<()> {
     let mut table = Table::of_runs("1-steps", "The worker dies, fails or loses an answer at each step", &about, &["run", "faults fired"]);
     for run in 1..=RUNS_MAX {
         let before = steps.fired.len();
-        steps.another_run();
         let outcome = matrix.run(&mut steps).await.with_context(|| format!("run {run}"))?;
         table.run(&[&run.to_string(), &(steps.fired.len() - before).to_string()], &outcome)?;
         if steps.open().is_empty() {
@@ -52,6 +51,7 @@ async fn each_step(matrix: &mut Matrix<'_>) -> anyhow::Result<()> {
     ensure!(steps.open().is_empty(), "{} of {all} faults never fired: {:?}", steps.open().len(), steps.open());
     let mut fired = steps.fired.clone();
     fired.sort();
+    fired.dedup();
     let about = "Hits count the times that one process comes to a point.";
     let columns = ["verb", "failpoint", "hit", "what happened"];
     let mut points = Table::new("2-points", "The faults of these runs", about, &columns);

@@ -18,6 +18,12 @@ use crate::supervisor::{Process, Signal};
 /// No attempt at this job takes so long, even where it waits for a broker that is away.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(420);
 
+/// What a publisher says when a transaction has failed.
+const GOES_BACK: [&str; 2] = ["\"starting over\"", "\"aborting and going back\""];
+
+/// The steps of a transaction. Initialising is none: it may be that of a producer which nobody needs any more.
+const STEPS: [&str; 4] = ["kafka.begin.", "kafka.records.", "kafka.deliver.", "kafka.commit."];
+
 /// How often to look whether something has fired.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -38,6 +44,13 @@ impl fmt::Display for Fault {
     }
 }
 
+impl Fault {
+    /// Whether a transaction must fail by it.
+    fn fails_a_transaction(&self) -> bool {
+        matches!(self.action, "fail" | "lose") && STEPS.iter().any(|step| self.point.starts_with(step))
+    }
+}
+
 /// What an attempt has to suffer.
 #[derive(Clone, Debug, Default)]
 pub struct Harm {
@@ -47,6 +60,8 @@ pub struct Harm {
     pub kill_after: Option<Duration>,
     /// What does not protect it.
     pub guards_out: Vec<Guard>,
+    /// Variables of its environment that are not as the driver sets them.
+    pub variables: Vec<(&'static str, String)>,
 }
 
 /// How an attempt ended.
@@ -86,10 +101,22 @@ pub struct Attempt {
     pub harm: Harm,
     /// What it did suffer.
     pub fired: Vec<Fired>,
+    /// Whether it said that it goes back for a transaction that has failed.
+    pub went_back: bool,
     /// How it ended.
     pub end: End,
     /// How long it took.
     pub took: Duration,
+}
+
+impl Attempt {
+    /// Whether a fault has fired and has done something: a worker that goes on after a step of a transaction was kept back from
+    /// it has not noticed.
+    pub fn has_suffered(&self, fault: &Fault) -> bool {
+        let wanted = Fired { point: fault.point.clone(), hit: fault.hit, action: fault.action.to_owned() };
+        let noticed = self.went_back || matches!(self.end, End::Failed(_));
+        self.fired.contains(&wanted) && (noticed || !fault.fails_a_transaction())
+    }
 }
 
 impl fmt::Display for Attempt {
@@ -134,6 +161,7 @@ pub fn start(job: &Job, unit: &str, verb: Verb, number: u32, harm: Harm) -> Resu
     if !harm.guards_out.is_empty() {
         command.env(GUARDS_OUT_ENV, harm.guards_out.iter().map(|guard| guard.name()).collect::<Vec<_>>().join(","));
     }
+    command.envs(harm.variables.iter().map(|(name, value)| (*name, value)));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).kill_on_drop(true);
     let child = command.spawn().map_err(Error::Worker)?;
     Ok(Running { child, job: job.clone(), unit: unit.to_owned(), verb, number, harm, started })
@@ -184,8 +212,10 @@ impl Running {
             },
         };
         let (fired, took) = (self.fired(), self.started.elapsed());
+        let log = std::fs::read_to_string(self.job.file(&self.unit, self.number, "log")).unwrap_or_default();
+        let went_back = GOES_BACK.iter().any(|says| log.contains(says));
         let Self { unit, verb, number, harm, .. } = self;
-        Ok(Attempt { unit, verb, number, harm, fired, end, took })
+        Ok(Attempt { unit, verb, number, harm, fired, went_back, end, took })
     }
 }
 

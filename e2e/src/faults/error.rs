@@ -81,6 +81,9 @@ pub enum Error {
     /// kubectl refused.
     #[error("kubectl failed")]
     Kubectl(#[source] Box<crate::command::Error>),
+    /// A disk could not be mounted.
+    #[error("cannot mount a disk")]
+    Mount(#[source] Box<crate::command::Error>),
     /// A worker could not be started or waited for.
     #[error("cannot run a worker")]
     Worker(#[source] std::io::Error),

@@ -51,12 +51,17 @@ pub fn actions(point: &str) -> &'static [&'static str] {
     }
 }
 
+/// So often a fault at one of the first hits is tried there.
+const TRIES_OF_FIRST_HITS: u32 = 4;
+
 /// Every fault of a list, each once; one attempt suffers one of them. What an attempt did not come to is tried again with
-/// another, and with another run.
+/// another, when all others have had their turn.
 #[derive(Debug)]
 pub struct EachStep {
-    /// Each with whether it was tried in this run, and the attempt did not come to it.
-    open: BTreeMap<Verb, Vec<(bool, Fault)>>,
+    open: BTreeMap<Verb, Vec<Fault>>,
+    /// How often each was tried.
+    tries: BTreeMap<(Verb, Fault), u32>,
+    first_hits: u64,
     /// What has fired, by verb.
     pub fired: Vec<(Verb, Fault)>,
 }
@@ -65,35 +70,39 @@ impl EachStep {
     /// Of what an undisturbed run came to: at each point the first hits and one further on, as the seed has it.
     pub fn of(undisturbed: &Undisturbed, first_hits: u64, seed: u64) -> Self {
         let mut random = Random::of(seed, 0);
-        let mut open = BTreeMap::<Verb, Vec<(bool, Fault)>>::new();
+        let mut open = BTreeMap::<Verb, Vec<Fault>>::new();
         for ((verb, point), most) in &undisturbed.hits {
             let mut hits: Vec<u64> = (1..=first_hits.min(*most)).collect();
             if *most > 2 * first_hits {
                 hits.push(first_hits + 1 + random.below(most.div_ceil(2) - first_hits));
             }
             for action in actions(point) {
-                let faults = hits.iter().map(|hit| (false, Fault { point: point.clone(), hit: *hit, action }));
+                let faults = hits.iter().map(|hit| Fault { point: point.clone(), hit: *hit, action });
                 open.entry(*verb).or_default().extend(faults);
             }
         }
         for faults in open.values_mut() {
             shuffle(faults, &mut random);
         }
-        Self { open, fired: Vec::new() }
+        Self { open, tries: BTreeMap::new(), first_hits, fired: Vec::new() }
     }
 
-    /// Before another run: everything is worth another try.
-    pub fn another_run(&mut self) {
-        self.open.values_mut().flatten().for_each(|(tried, _)| *tried = false);
+    /// At which hit a fault is tried next. How often a worker comes to a point is in part a matter of time: what lies far on is
+    /// asked for sooner when it was missed, and the first hits when they were missed again and again.
+    fn sooner(&self, verb: Verb, fault: &Fault) -> u64 {
+        let tries = self.tries.get(&(verb, fault.clone())).copied().unwrap_or_default();
+        let is_far = fault.hit > self.first_hits || tries >= TRIES_OF_FIRST_HITS;
+        if is_far { (fault.hit - fault.hit.div_ceil(4)).max(1) } else { fault.hit }
     }
 
     /// What has not fired.
     pub fn open(&self) -> Vec<(Verb, Fault)> {
-        self.open.iter().flat_map(|(verb, faults)| faults.iter().map(|(_, fault)| (*verb, fault.clone()))).collect()
+        self.open.iter().flat_map(|(verb, faults)| faults.iter().map(|fault| (*verb, fault.clone()))).collect()
     }
 }
 
-fn shuffle<T>(items: &mut [T], random: &mut Random) {
+/// Every order is as likely as any other.
+pub fn shuffle<T>(items: &mut [T], random: &mut Random) {
     for last in (1..items.len()).rev() {
         items.swap(last, random.below(last as u64 + 1) as usize);
     }
@@ -102,20 +111,22 @@ fn shuffle<T>(items: &mut [T], random: &mut Random) {
 impl Injector for EachStep {
     fn harm(&mut self, verb: Verb, attempt: u32) -> Harm {
         let Some(open) = self.open.get_mut(&verb) else { return Harm::default() };
+        let tried = |fault: &Fault| self.tries.get(&(verb, fault.clone())).copied().unwrap_or_default();
         // Only a first attempt has all items before it, and comes to a point often.
-        let key = |(tried, fault): &(bool, Fault)| (*tried, if attempt == 1 { u64::MAX - fault.hit } else { fault.hit });
-        let next = (0..open.len()).min_by_key(|index| key(&open[*index]));
-        let fault = next.map(|index| open.swap_remove(index).1);
-        Harm { faults: fault.into_iter().collect(), ..Harm::default() }
+        let key = |fault: &Fault| (tried(fault), if attempt == 1 { u64::MAX - fault.hit } else { fault.hit });
+        let Some(next) = (0..open.len()).min_by_key(|index| key(&open[*index])) else { return Harm::default() };
+        let fault = open.swap_remove(next);
+        *self.tries.entry((verb, fault.clone())).or_default() += 1;
+        Harm { faults: vec![fault], ..Harm::default() }
     }
 
     fn ended(&mut self, attempt: &Attempt) {
         for fault in &attempt.harm.faults {
-            let has_fired = attempt.fired.contains(&Fired { point: fault.point.clone(), hit: fault.hit, action: fault.action.to_owned() });
-            if has_fired {
+            if attempt.has_suffered(fault) {
                 self.fired.push((attempt.verb, fault.clone()));
             } else {
-                self.open.entry(attempt.verb).or_default().push((true, fault.clone()));
+                let hit = self.sooner(attempt.verb, fault);
+                self.open.entry(attempt.verb).or_default().push(Fault { hit, ..fault.clone() });
             }
         }
     }
@@ -176,5 +187,71 @@ impl Injector for Always {
 
     fn ended(&mut self, attempt: &Attempt) {
         self.fired.extend(attempt.fired.iter().cloned());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::super::attempt::End;
+    use super::*;
+
+    /// An attempt that came to its fault and went on to its end.
+    fn unmoved(harm: Harm, went_back: bool) -> Attempt {
+        let fired = harm.faults.iter();
+        let fired = fired.map(|fault| Fired { point: fault.point.clone(), hit: fault.hit, action: fault.action.to_owned() }).collect();
+        let (unit, took) = ("publish-0000-0".to_owned(), Duration::ZERO);
+        Attempt { unit, verb: Verb::Publish, number: 1, harm, fired, went_back, end: End::Done, took }
+    }
+
+    fn steps(point: &str) -> EachStep {
+        let hits = BTreeMap::from([((Verb::Publish, point.to_owned()), 1)]);
+        EachStep::of(&Undisturbed { hits, took: BTreeMap::new() }, 1, 1)
+    }
+
+    #[test]
+    fn a_step_of_a_transaction_that_nobody_missed_has_not_fired() {
+        for point in ["kafka.records.send", "kafka.records.done", "kafka.deliver.send"] {
+            let mut steps = steps(point);
+            let asked: Vec<&str> = steps.open().iter().map(|(_, fault)| fault.action).collect();
+            let kept_back = if point.ends_with(".send") { "fail" } else { "lose" };
+            assert!(asked.contains(&kept_back), "{point}: {asked:?}");
+            loop {
+                let harm = steps.harm(Verb::Publish, 1);
+                if harm.faults[0].action == kept_back {
+                    steps.ended(&unmoved(harm.clone(), false));
+                    assert!(steps.open().iter().any(|(_, fault)| *fault == harm.faults[0]) && steps.fired.is_empty(), "{point}");
+                    steps.ended(&unmoved(harm.clone(), true));
+                    assert_eq!(steps.fired.pop().unwrap().1, harm.faults[0]);
+                    break;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_lies_too_far_on_keeps_nothing_else_from_its_turn() {
+        const REACHED: u64 = 2;
+        let hits = ["kafka.init.done", "store.once.done"].map(|point| ((Verb::Publish, point.to_owned()), 400));
+        let mut steps = EachStep::of(&Undisturbed { hits: hits.into(), took: BTreeMap::new() }, 3, 1);
+        let all = steps.open().len();
+        for _ in 0..20 * all {
+            let harm = steps.harm(Verb::Publish, 1);
+            let mut attempt = unmoved(harm, false);
+            attempt.fired.retain(|fired| fired.hit <= REACHED);
+            steps.ended(&attempt);
+        }
+        assert!(steps.open().is_empty() && steps.fired.len() == all, "{:?}", steps.open());
+    }
+
+    #[test]
+    fn what_the_store_keeps_back_is_asked_for_again_and_has_fired() {
+        let mut steps = steps("store.once.done");
+        while !steps.open().is_empty() {
+            let harm = steps.harm(Verb::Publish, 1);
+            steps.ended(&unmoved(harm, false));
+        }
+        assert_eq!(steps.fired.len(), actions("store.once.done").len());
     }
 }

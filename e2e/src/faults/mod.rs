@@ -3,9 +3,11 @@
 //!
 //! `site` is what all runs share, `job` one run of it. `drive` does without pods what the operator does with them: it starts
 //! the next attempt at each unit that is not done. `inject` decides what each attempt has to suffer, `topic` and `sums` judge
-//! what came of it, `table` writes it down.
+//! what came of it, `table` writes it down. `control` is for runs without a guard, `made` for those with an operator.
 
 pub mod attempt;
+pub mod control;
+pub mod disk;
 pub mod drive;
 pub mod error;
 pub mod http;
@@ -13,6 +15,7 @@ pub mod inject;
 pub mod job;
 pub mod kafka_proxy;
 pub mod ledger;
+pub mod made;
 pub mod matrix;
 pub mod operator;
 pub mod ready;

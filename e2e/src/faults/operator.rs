@@ -34,6 +34,7 @@ pub struct Place<'a> {
 pub struct Operator {
     child: Child,
     fired: PathBuf,
+    log: PathBuf,
     /// What it was told to suffer.
     pub faults: Vec<Fault>,
 }
@@ -113,7 +114,7 @@ impl<'a> Place<'a> {
         command.env("WEIR_CREDENTIALS_ROOT", self.folder.path()).env(FIRED_ENV, &fired);
         command.env(FAULTS_ENV, faults.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
         command.stdin(Stdio::null()).stderr(Stdio::null()).stdout(output).kill_on_drop(true);
-        Ok(Operator { child: command.spawn().map_err(Error::Worker)?, fired, faults })
+        Ok(Operator { child: command.spawn().map_err(Error::Worker)?, fired, log, faults })
     }
 }
 
@@ -132,6 +133,11 @@ impl Operator {
     /// What has fired so far.
     pub fn fired(&self) -> Vec<Fired> {
         fired_of(&self.fired)
+    }
+
+    /// Whether it has said something.
+    pub fn has_said(&self, what: &str) -> bool {
+        std::fs::read_to_string(&self.log).unwrap_or_default().contains(what)
     }
 
     /// Whether a fault that it was told to suffer has fired.
