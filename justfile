@@ -12,7 +12,7 @@ e2e := build + " --bin weir-e2e && " + CARGO_TARGET_DIR / "debug/weir-e2e"
 all := shell("basename --multiple --suffix .rs $1/e2e/tests/*.rs | grep --invert-match --line-regexp alerts | tr '\\n' ' '", justfile_directory()) + "admin pipeline store"
 
 # Those that CI has time for.
-some := "claims cluster demo manifests novashop operator retention retention_audit secure pipeline store"
+some := "admin claims cluster demo faults_control faults_zombies manifests novashop operator retention retention_audit secure pipeline store"
 
 [private]
 default:
@@ -64,6 +64,11 @@ unit:
 # Whether a release has failpoints, or guards that can be taken out: it must not.
 release-check:
     cargo test --quiet --release --locked --package weir-failpoints
+
+# The same of the binaries themselves, compiled as they are released.
+release:
+    cargo build --quiet --locked --workspace --release --bin weir-operator --bin weir-worker
+    ! grep --quiet WEIR_FAILPOINTS {{ CARGO_TARGET_DIR }}/release/weir-operator {{ CARGO_TARGET_DIR }}/release/weir-worker
 
 # Tests on the local cluster: all of them, or some files by name: `just e2e "cluster demo"`. WEIR_E2E_KEEP=1 leaves the cluster up.
 e2e names=all:
@@ -123,7 +128,7 @@ tool name:
 ci: install lint deny unit release-check alerts (e2e some)
 
 # Everything.
-full: ci (e2e "admin admission disturbed retention_losses starting") faults demo
+full: ci release (e2e "admission disturbed retention_losses starting") faults demo
 
 # Retention and admission at the size of a thousand topics: half an hour, on a machine with little else to do.
 size: (e2e "retention_scale admission_scale")

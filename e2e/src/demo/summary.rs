@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::faults;
+
 use super::truth::Answer;
 use super::watch::{grouped, number, text};
 
@@ -11,8 +13,11 @@ use super::watch::{grouped, number, text};
 const BYTES_TOLERANCE_PERCENT: f64 = 1.0;
 /// The head of an answer, which is not the object's: what S3 servers send is well below it.
 const HEAD_BYTES_MAX: u64 = 1500;
-/// Forecasts of events come from samples of all objects. Those of the duration are told and not judged: the machine is shared.
-const FORECAST_TOLERANCE_PERCENT: f64 = 10.0;
+/// Forecasts of events come from samples of all objects.
+const EVENTS_TOLERANCE_PERCENT: f64 = 10.0;
+/// Those of the duration, of a class's first run here, and of one of which an earlier one tells.
+const FIRST_TOLERANCE_PERCENT: f64 = 40.0;
+const LATER_TOLERANCE_PERCENT: f64 = 20.0;
 
 /// Bytes that the S3 server answered, counted outside of weir.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +89,14 @@ impl Summary<'_> {
         duration.map_or(0, |duration| Duration::from(duration).as_secs())
     }
 
+    /// Whether the class's earlier run, and not the sample, told how long it will take; and how far off that may be then.
+    fn basis(&self) -> (&'static str, f64) {
+        match text(self.planned, "/status/plan/estimates/basis") {
+            "EarlierRun" => ("class's earlier run", LATER_TOLERANCE_PERCENT),
+            _ => ("sample", FIRST_TOLERANCE_PERCENT),
+        }
+    }
+
     /// For people.
     pub fn text(&self) -> String {
         let mut lines = vec![String::new(), format!("What became of the rows ({} s in all)", self.seconds)];
@@ -107,16 +120,15 @@ impl Summary<'_> {
             grouped(forecast),
             number(self.planned, &estimate("eventsErrorPercent")),
             grouped(outcome),
-            off(forecast as f64, outcome as f64)
+            off(forecast as f64, outcome as f64, EVENTS_TOLERANCE_PERCENT)
         ));
-        let duration = self.forecast_seconds();
+        let (duration, (basis, tolerance)) = (self.forecast_seconds(), self.basis());
         lines.push(format!(
-            "  duration  {:>10} s ±{:>3} %  {:>10} s  {}, by the {}",
+            "  duration  {:>10} s ±{:>3} %  {:>10} s  {}, by the {basis}",
             duration,
             number(self.planned, &estimate("durationErrorPercent")),
             self.run_seconds,
-            off(duration as f64, self.run_seconds as f64),
-            if text(self.planned, &estimate("basis")) == "EarlierRun" { "class's earlier run" } else { "sample" },
+            off(duration as f64, self.run_seconds as f64, tolerance),
         ));
         if let Some(read) = self.read {
             let percent = read.extracting as f64 * 100.0 / read.objects as f64;
@@ -133,13 +145,15 @@ impl Summary<'_> {
 
     /// For programs.
     pub fn json(&self) -> Value {
-        let (forecast, outcome) = self.forecast();
+        let ((forecast, outcome), seconds) = (self.forecast(), self.forecast_seconds());
         json!({
             "seconds": self.seconds,
             "accounting": self.job.pointer("/status/accounting"),
             "quarantine": self.job.pointer("/status/quarantine"),
             "forecast": {"events": forecast, "outcome": outcome,
-                "seconds": self.forecast_seconds(), "outcomeSeconds": self.run_seconds},
+                "isNear": is_near(forecast as f64, outcome as f64, EVENTS_TOLERANCE_PERCENT),
+                "seconds": seconds, "outcomeSeconds": self.run_seconds,
+                "secondsAreNear": is_near(seconds as f64, self.run_seconds as f64, self.basis().1)},
             "sourceBytes": self.read.map(|read| json!({
                 "objects": read.objects, "extract": read.extracting, "planning": read.planning,
                 "repeatedAttempts": read.repeated})),
@@ -149,8 +163,18 @@ impl Summary<'_> {
         })
     }
 
-    /// Each thing that is not as it should be, as a sentence.
+    /// Each thing that is not as it should be, as a sentence. How long it took counts only where the whole of everything is
+    /// run: a machine that others use too takes longer.
     pub fn wrong(&self) -> Vec<String> {
+        let mut wrong = self.wrong_anywhere();
+        let ((basis, tolerance), forecast) = (self.basis(), self.forecast_seconds());
+        if faults::is_full() && !is_near(forecast as f64, self.run_seconds as f64, tolerance) {
+            wrong.push(format!("the forecast of {forecast} s by the {basis} is more than {tolerance} % off {}", self.run_seconds));
+        }
+        wrong
+    }
+
+    fn wrong_anywhere(&self) -> Vec<String> {
         let mut wrong = Vec::new();
         if !self.answer.verdict.agrees {
             wrong.push("the topic, the log and the accounting do not agree; see above".to_owned());
@@ -159,8 +183,8 @@ impl Summary<'_> {
             wrong.push(format!("of {} live records {} are there", self.live_records, self.answer.verdict.live));
         }
         let (forecast, outcome) = self.forecast();
-        if (forecast as f64 - outcome as f64).abs() * 100.0 > outcome as f64 * FORECAST_TOLERANCE_PERCENT {
-            wrong.push(format!("the forecast of {forecast} events is more than {FORECAST_TOLERANCE_PERCENT} % off {outcome}"));
+        if !is_near(forecast as f64, outcome as f64, EVENTS_TOLERANCE_PERCENT) {
+            wrong.push(format!("the forecast of {forecast} events is more than {EVENTS_TOLERANCE_PERCENT} % off {outcome}"));
         }
         if let Some(read) = self.read
             && !read.is_once()
@@ -171,9 +195,14 @@ impl Summary<'_> {
     }
 }
 
-/// How far a forecast is off, for people.
-fn off(forecast: f64, outcome: f64) -> String {
-    format!("{:+.1} % off", (forecast - outcome) * 100.0 / outcome.max(1.0))
+fn is_near(forecast: f64, outcome: f64, tolerance_percent: f64) -> bool {
+    (forecast - outcome).abs() * 100.0 <= outcome * tolerance_percent
+}
+
+/// How far a forecast is off, and whether that is too far, for people.
+fn off(forecast: f64, outcome: f64, tolerance_percent: f64) -> String {
+    let verdict = if is_near(forecast, outcome, tolerance_percent) { "within" } else { "MORE THAN" };
+    format!("{:+.1} % off, {verdict} {tolerance_percent} %", (forecast - outcome) * 100.0 / outcome.max(1.0))
 }
 
 #[cfg(test)]
@@ -182,7 +211,30 @@ mod tests {
 
     #[test]
     fn a_forecast_is_off_by_a_share_of_the_outcome() {
-        assert_eq!([off(90.0, 100.0), off(150.0, 100.0), off(100.0, 100.0)], ["-10.0 % off", "+50.0 % off", "+0.0 % off"]);
+        let told = [off(90.0, 100.0, 10.0), off(150.0, 100.0, 40.0), off(0.0, 0.0, 10.0), off(89.0, 100.0, 10.0)];
+        let wanted = ["-10.0 % off, within 10 %", "+50.0 % off, MORE THAN 40 %", "+0.0 % off, within 10 %", "-11.0 % off, MORE THAN 10 %"];
+        assert_eq!(told, wanted);
+    }
+
+    #[test]
+    fn a_later_run_is_judged_more_strictly_than_a_first() {
+        let answer = Answer {
+            text: String::new(),
+            verdict: serde_json::from_value(json!({"agrees": true, "found": 7, "live": 1, "bytes": 1, "counts": {}, "findings": {}}))
+                .expect("the verdict has these fields"),
+        };
+        let job = json!({"status": {"accounting": {"selected": 100}}});
+        let near = |basis: &str, run_seconds| {
+            let planned = json!({"status": {"plan": {"estimates": {"events": 95, "duration": "1m10s", "basis": basis}}}});
+            let summary = Summary { planned: &planned, job: &job, answer: &answer, read: None, seconds: 99, run_seconds, live_records: 1 };
+            assert!(summary.wrong_anywhere().is_empty());
+            let line = summary.text().lines().find(|line| line.contains("duration")).map(str::to_owned);
+            let is_near = summary.json()["forecast"]["secondsAreNear"] == true;
+            assert_eq!(line.is_some_and(|line| line.contains("within")), is_near);
+            is_near
+        };
+        assert_eq!([50, 49, 116, 117].map(|seconds| near("Sample", seconds)), [true, false, true, false]);
+        assert_eq!([59, 58, 87, 88].map(|seconds| near("EarlierRun", seconds)), [true, false, true, false]);
     }
 
     #[test]
