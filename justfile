@@ -128,7 +128,7 @@ tool name:
 ci: install lint deny unit release-check alerts (e2e some)
 
 # Everything.
-full: ci release (e2e "admission disturbed retention_losses starting") faults demo
+full: ci release (e2e "admission disturbed forecast retention_losses starting") faults demo
 
 # Retention and admission at the size of a thousand topics: half an hour, on a machine with little else to do.
 size: (e2e "retention_scale admission_scale")

@@ -162,9 +162,9 @@ impl Detect<'_> {
         Some(Finding::DeadConsumer { group: self.name.to_owned(), partitions: stuck.into_iter().map(|(p, _)| p).collect(), since_ms })
     }
 
-    /// A broker keeps the offsets of a group for so long after its last member left.
+    /// A broker keeps the offsets of a group for so long after its last member left, or its last commit if it never had one.
     fn offsets_expiring(&self) -> Option<Finding> {
-        let (kept_ms, since_ms) = (self.offsets_retention_ms?, self.record.empty_since_ms?);
+        let (kept_ms, since_ms) = (self.offsets_retention_ms?, self.record.kept_since_ms()?);
         if self.record.is_forgotten() {
             return None;
         }

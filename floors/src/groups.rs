@@ -28,6 +28,10 @@ pub struct GroupRecord {
     pub active_ms: i64,
     /// Since when it has no members, as far as that was watched.
     pub empty_since_ms: Option<i64>,
+    /// It was seen with members. The broker keeps what such a group has committed from when the last one left, and what a
+    /// group without them commits, as by `assign()`, from each commit.
+    #[serde(default)]
+    pub had_members: bool,
     /// The coordinator did not answer in the last round.
     pub silent: bool,
 }
@@ -126,6 +130,10 @@ impl GroupRecord {
                 position.forgotten_ms.get_or_insert(at_ms);
             }
         }
+        if committed.is_empty() {
+            // Nothing is kept; what it commits next is kept from then on.
+            self.empty_since_ms = None;
+        }
         committed.iter().filter_map(|(partition, offset)| self.commit(*partition, *offset, ends, at_ms)).collect()
     }
 
@@ -135,6 +143,7 @@ impl GroupRecord {
             GroupState::Stable | GroupState::Rebalancing => {
                 self.active_ms = at_ms;
                 self.empty_since_ms = None;
+                self.had_members = true;
             }
             GroupState::Empty => {
                 self.empty_since_ms.get_or_insert(at_ms);
@@ -158,7 +167,7 @@ impl GroupRecord {
 
     /// The broker has nothing of the group any more.
     pub fn forget(&mut self, at_ms: i64) {
-        self.silent = false;
+        (self.silent, self.had_members, self.empty_since_ms) = (false, false, None);
         for position in self.positions.values_mut() {
             position.forgotten_ms.get_or_insert(at_ms);
         }
@@ -167,6 +176,12 @@ impl GroupRecord {
     /// Whether the broker has nothing of it.
     pub fn is_forgotten(&self) -> bool {
         self.positions.values().all(|p| p.forgotten_ms.is_some())
+    }
+
+    /// Since when the broker counts the time for which it keeps its offsets.
+    pub fn kept_since_ms(&self) -> Option<i64> {
+        let empty_since_ms = self.empty_since_ms?;
+        Some(if self.had_members { empty_since_ms } else { empty_since_ms.max(self.active_ms) })
     }
 
     pub fn idle_ms(&self, now_ms: i64) -> i64 {

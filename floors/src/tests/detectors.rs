@@ -67,6 +67,41 @@ fn offsets_of_a_group_without_members_expire() {
     assert_eq!(expiring(&world.pass(HOUR_MS, HOUR_MS, 0, 0)), None, "members keep them");
 }
 
+fn forgotten(said: &Assessment) -> bool {
+    said.findings.iter().any(|f| matches!(f, Finding::OffsetsForgotten { .. }))
+}
+
+#[test]
+fn a_group_that_was_forgotten_is_told_of_until_it_commits_again() {
+    let mut world = World::new();
+    world.keeps_up(HOUR_MS);
+    world.group().state = GroupState::Empty;
+    world.falls_behind(7 * DAY_MS);
+    let last = world.group().committed.take();
+    world.group().committed = Some([].into());
+    let said = world.look();
+    assert!(forgotten(&said) && expiring(&said).is_none(), "{:?}", said.findings);
+    let kept = lag(&said).forgotten;
+    assert!(kept);
+    // It comes back: its offsets are kept anew.
+    world.group().committed = last;
+    let said = world.look();
+    assert!(!forgotten(&said) && expiring(&said).is_none(), "{:?}", said.findings);
+    // One that has read everything skips nothing, wherever it begins.
+    let mut world = World::new();
+    world.keeps_up(HOUR_MS);
+    world.group().committed = Some([].into());
+    assert!(!forgotten(&world.look()));
+}
+
+#[test]
+fn offsets_of_a_group_that_never_has_members_are_kept_from_each_commit() {
+    let mut world = World::new();
+    world.group().state = GroupState::Empty;
+    assert_eq!(expiring(&world.keeps_up(6 * DAY_MS)), None, "it commits");
+    assert!(expiring(&world.falls_behind(6 * DAY_MS)).is_some());
+}
+
 #[test]
 fn a_lag_that_grows_in_each_quarter_is_a_trend() {
     let mut world = World::new();
