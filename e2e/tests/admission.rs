@@ -3,6 +3,7 @@
 
 mod admission {
     pub mod load;
+    pub mod rotation;
     pub mod topics;
 }
 
@@ -10,6 +11,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use admission::load::{Load, REQUESTS_A_SECOND, kind};
+use admission::rotation::rotate;
 use admission::topics::{KINDS, STRIMZI, must_refuse, refusal, resource, with_kinds};
 use anyhow::{Context as _, ensure};
 use kube::Api;
@@ -28,11 +30,8 @@ const GROUP: &str = "lake-sink";
 const POLICY: &str = "events";
 /// Topics are looked at at once, offsets every thirty seconds, and records that are needed for a lag in the look after.
 const KNOWN_LIMIT: Duration = Duration::from_secs(150);
-/// Both authorities trusted, the new leaf, the old authority dropped: a minute lies between each, and a turn takes 5 s.
-const ROTATION_LIMIT: Duration = Duration::from_secs(300);
 const SOON: Duration = Duration::from_secs(60);
 const ROLLOUT_TIMEOUT: &str = "--timeout=300s";
-const SECRET: &str = "weir-webhook-certificates";
 const DEPLOYMENT: &str = "deployment/weir-operator";
 
 fn platform(fixture: &Fixture, topic: &str) -> anyhow::Result<Value> {
@@ -178,32 +177,6 @@ async fn add_floors(fixture: &Fixture, count: usize) -> anyhow::Result<()> {
         fixture.apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()).await?;
     }
     Ok(())
-}
-
-async fn certificates(fixture: &Fixture) -> anyhow::Result<Value> {
-    let path = r"jsonpath={.data.certificates\.json}";
-    let system = ["--namespace", OPERATOR_NAMESPACE, "get", "secret", SECRET, "--output", path];
-    let encoded = fixture.cluster.kubectl(&system).await?;
-    let content: k8s_openapi::ByteString = serde_json::from_value(encoded.trim().into())?;
-    Ok(serde_json::from_slice(&content.0)?)
-}
-
-/// Wishes for another leaf or authority, and waits until it is there and nothing is under way.
-async fn rotate(fixture: &Fixture, what: &str) -> anyhow::Result<()> {
-    let before = certificates(fixture).await?;
-    let numbers =
-        |it: &Value| -> Vec<i64> { it["authorities"].as_array().into_iter().flatten().filter_map(|a| a["number"].as_i64()).collect() };
-    let wish = format!("weir.dev/rotate={what}");
-    fixture.cluster.kubectl(&["--namespace", OPERATOR_NAMESPACE, "annotate", "secret", SECRET, &wish]).await?;
-    let is_done = async || {
-        let now = certificates(fixture).await?;
-        let fresh_leaf = now["leaf"]["certificate"] != before["leaf"]["certificate"];
-        let fresh_authority = what == "leaf" || numbers(&now) != numbers(&before);
-        let settled = numbers(&now).len() == 1 && now["leaf"]["authority"] == now["authorities"][0]["number"];
-        ensure!(fresh_leaf && fresh_authority && settled, "authorities {:?}", numbers(&now));
-        Ok(())
-    };
-    Ok(wait::until(&format!("another {what}"), ROTATION_LIMIT, is_done).await?)
 }
 
 /// The share of judgements that took at most so many seconds, on all replicas that run.

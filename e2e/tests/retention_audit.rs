@@ -1,6 +1,7 @@
 //! What weir changes is in the audit log, once, whatever becomes of the operator; the log is verified by the operator's own
 //! program, and what is done to it is found. An exception lets retention fall, and ends by itself.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -23,6 +24,91 @@ const REQUESTED_BY: &str = "weir.dev/requested-by";
 const SOON: Duration = Duration::from_secs(40);
 /// A leader that is killed is followed after twenty seconds, and its follower's first look takes its time.
 const FOLLOWED: Duration = Duration::from_secs(120);
+
+/// The file of an entry.
+fn file(sequence: u64) -> String {
+    format!("{sequence:012}.json")
+}
+
+/// What somebody may do to a log, and what must be said of it.
+struct Tampering {
+    what: &'static str,
+    done: Box<dyn Fn(&Path) -> std::io::Result<()>>,
+    says: Vec<String>,
+}
+
+/// Of a log of at least four entries, of which the second raises a topic.
+fn tamperings(last: u64) -> Vec<Tampering> {
+    let of = |what, says: &[&str], done: Box<dyn Fn(&Path) -> std::io::Result<()>>| {
+        let says = says.iter().map(|words| (*words).to_owned()).collect();
+        Tampering { what, done, says }
+    };
+    vec![
+        of(
+            "an entry is edited",
+            &["entry 2 was edited"],
+            Box::new(|folder| edit(folder, 2, |content| content.replace(WEEK_MS, "604800001"))),
+        ),
+        of(
+            "an object is cut off in its middle",
+            &["000000000002.json is not an entry: it was edited or cut"],
+            Box::new(|folder| edit(folder, 2, |content| content[..content.len() / 2].to_owned())),
+        ),
+        of(
+            "two objects change places",
+            &["000000000002.json says that it is entry 3", "000000000003.json says that it is entry 2"],
+            Box::new(|folder| swap(folder, 2, 3)),
+        ),
+        of(
+            "two entries change places, and their numbers",
+            &["entry 1 was edited or replaced", "entry 2 was edited or replaced", "entry 3 was edited or replaced"],
+            Box::new(|folder| {
+                swap(folder, 2, 3)?;
+                renumber(folder, 3, 2)?;
+                renumber(folder, 2, 3)
+            }),
+        ),
+        of("the beginning is cut off", &["the log begins with entry 2"], Box::new(|folder| std::fs::remove_file(folder.join(file(1))))),
+        of("an entry is taken out", &["entry 3 is missing"], Box::new(|folder| std::fs::remove_file(folder.join(file(3))))),
+        of("the end is cut off", &["the end was cut off"], Box::new(move |folder| std::fs::remove_file(folder.join(file(last))))),
+    ]
+}
+
+fn edit(folder: &Path, sequence: u64, to: impl Fn(&str) -> String) -> std::io::Result<()> {
+    let path = folder.join(file(sequence));
+    let content = std::fs::read_to_string(&path)?;
+    let edited = to(&content);
+    assert_ne!(edited, content, "nothing is edited");
+    std::fs::write(path, edited)
+}
+
+fn swap(folder: &Path, one: u64, other: u64) -> std::io::Result<()> {
+    let beside = folder.join("beside");
+    std::fs::rename(folder.join(file(one)), &beside)?;
+    std::fs::rename(folder.join(file(other)), folder.join(file(one)))?;
+    std::fs::rename(beside, folder.join(file(other)))
+}
+
+/// Has the entry that lies under a number say so.
+fn renumber(folder: &Path, from: u64, to: u64) -> std::io::Result<()> {
+    let number = |sequence: u64| format!("\"sequence\":{sequence},");
+    edit(folder, to, |content| content.replace(&number(from), &number(to)))
+}
+
+/// What is done to a copy of the log is found, and named.
+async fn must_find(log: &Path, anchor: &str, tampering: &Tampering) -> anyhow::Result<()> {
+    let copy = tempfile::tempdir()?;
+    for entry in std::fs::read_dir(log)? {
+        let entry = entry?;
+        std::fs::copy(entry.path(), copy.path().join(entry.file_name()))?;
+    }
+    (tampering.done)(copy.path())?;
+    let (status, said) = verify(copy.path(), Some(anchor)).await?;
+    for words in &tampering.says {
+        ensure!(status == Some(1) && said.contains(words), "{}: {words:?} is not in {status:?} {said}", tampering.what);
+    }
+    Ok(())
+}
 
 #[tokio::test]
 async fn every_change_is_in_the_log_once_and_what_is_done_to_the_log_is_found() {
@@ -63,16 +149,10 @@ async fn every_change_is_in_the_log_once_and_what_is_done_to_the_log_is_found() 
         let whole = verify(folder.path(), Some(&anchor)).await?;
         ensure!(whole.0 == Some(0), "{whole:?}");
 
-        let second = folder.path().join("000000000002.json");
-        let content = std::fs::read_to_string(&second)?;
-        std::fs::write(&second, content.replace(WEEK_MS, "604800001"))?;
-        let edited = verify(folder.path(), Some(&anchor)).await?;
-        ensure!(edited.0 == Some(1) && edited.1.contains("entry 2 was edited"), "{edited:?}");
-        std::fs::write(&second, content)?;
-        let last = format!("{:012}.json", number(&after, "/status/audit/sequence"));
-        std::fs::remove_file(folder.path().join(last))?;
-        let cut = verify(folder.path(), Some(&anchor)).await?;
-        ensure!(cut.0 == Some(1) && cut.1.contains("the end was cut off"), "{cut:?}");
+        for tampering in tamperings(number(&after, "/status/audit/sequence")) {
+            must_find(folder.path(), &anchor, &tampering).await?;
+        }
+        std::fs::remove_file(folder.path().join(file(number(&after, "/status/audit/sequence"))))?;
         let unanchored = verify(folder.path(), None).await?;
         ensure!(unanchored.0 == Some(3), "{unanchored:?}");
         Ok(())

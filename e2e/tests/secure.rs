@@ -1,10 +1,12 @@
 //! The broker's other doors. A job publishes through TLS, and through SCRAM over TLS with no more rights than the
 //! documentation lists; with the wrong password, or a right too few, it waits, says so, and goes on when that is mended. So does
-//! a retention policy.
+//! a retention policy, and a new password is taken up without a restart.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use serde_json::{Value, json};
@@ -12,8 +14,11 @@ use weir_e2e::demo::scene::{JOB, Job, Scene};
 use weir_e2e::demo::watch::{Watched, condition, text};
 use weir_e2e::environment::names;
 use weir_e2e::fixture::{self, Fixture, LABEL, OPERATOR_NAMESPACE, SECRET};
+use weir_e2e::handles::{Component, Handles};
 use weir_e2e::novashop::Settings;
-use weir_e2e::retention::{govern, policy, until_shown};
+use weir_e2e::retention::{govern, policy, set_retention, setting, until_shown};
+use weir_e2e::scale::measures::metrics;
+use weir_e2e::scale::say;
 use weir_e2e::wait;
 
 const SETTINGS: Settings = Settings { seed: 11, events: 10_000 };
@@ -22,6 +27,12 @@ const RUN_LIMIT: Duration = Duration::from_secs(300);
 const SOON: Duration = Duration::from_secs(60);
 /// Topics are looked at every thirty seconds, and shown after the next look at offsets.
 const LOOKED: Duration = Duration::from_secs(120);
+const WEEK_MS: &str = "604800000";
+const HOUR_MS: &str = "3600000";
+/// Longer than a repair takes.
+const STAYS: Duration = Duration::from_secs(30);
+/// Secrets are looked at every fifteen seconds, between turns; one that waits for a broker that lets nobody in takes its time.
+const RE_READ: Duration = Duration::from_secs(60);
 const AUTO: Job<'_> = Job { generation: 1, approval: "Auto", parallelism: 2 };
 
 /// Has the scene's KafkaCluster reached by another door, and waits until the operator has come through it.
@@ -120,36 +131,81 @@ async fn until_policy_says(fixture: &Fixture, topic: &str, reason: &str, state: 
     Ok(())
 }
 
+/// A topic that only the operator's user may look at and alter, and a policy that keeps it.
+async fn keep_by_password(fixture: &Fixture, password: &str) -> anyhow::Result<String> {
+    let topic = fixture.name("events");
+    fixture.cluster.kafka.create_topic(&topic, 1, &[("retention.ms", WEEK_MS)]).await?;
+    create_user(fixture, "operator", password).await?;
+    allow_keeping(fixture, &topic).await?;
+    allow(fixture, "operator", &["Describe", "DescribeConfigs"], &["--cluster"]).await?;
+    allow(fixture, "operator", &["Describe"], &["--group", "*"]).await?;
+    let (cluster, secret) = (govern(fixture).await?, operators_secret(fixture, password).await?);
+    enter_by(fixture, fixture.cluster.environment.get(names::KAFKA_SASL_BOOTSTRAP)?, scram(&secret)).await?;
+    let policy = json!({
+        "apiVersion": "weir.dev/v1alpha1", "kind": "TopicRetentionPolicy", "metadata": {"name": "events"},
+        "spec": {
+            "clusterRef": {"name": cluster}, "topics": {"patterns": [format!("^{}-.*$", fixture.namespace)]},
+            "floor": {"minimum": "168h"}, "enforcement": {"mode": "Enforce"}, "owners": {"team": "growth-data"},
+        },
+    });
+    fixture.apply(&policy.to_string()).await?;
+    until_policy_says(fixture, &topic, "Watching", "Healthy").await?;
+    Ok(topic)
+}
+
+async fn allow_keeping(fixture: &Fixture, topic: &str) -> anyhow::Result<()> {
+    allow(fixture, "operator", &["Describe", "DescribeConfigs", "AlterConfigs", "Read"], &["--topic", topic]).await
+}
+
 #[tokio::test]
 async fn a_policy_says_which_topic_weir_may_not_look_at() {
     fixture::run("denied", async |fixture| {
-        const PASSWORD: &str = "the-right-one";
-        let topic = fixture.name("events");
-        fixture.cluster.kafka.create_topic(&topic, 1, &[("retention.ms", "604800000")]).await?;
-        create_user(fixture, "operator", PASSWORD).await?;
-        let rights =
-            async || allow(fixture, "operator", &["Describe", "DescribeConfigs", "AlterConfigs", "Read"], &["--topic", &topic]).await;
-        rights().await?;
-        allow(fixture, "operator", &["Describe", "DescribeConfigs"], &["--cluster"]).await?;
-        allow(fixture, "operator", &["Describe"], &["--group", "*"]).await?;
-        let (cluster, secret) = (govern(fixture).await?, operators_secret(fixture, PASSWORD).await?);
-        enter_by(fixture, fixture.cluster.environment.get(names::KAFKA_SASL_BOOTSTRAP)?, scram(&secret)).await?;
-        let policy = json!({
-            "apiVersion": "weir.dev/v1alpha1", "kind": "TopicRetentionPolicy", "metadata": {"name": "events"},
-            "spec": {
-                "clusterRef": {"name": cluster}, "topics": {"patterns": [format!("^{}-.*$", fixture.namespace)]},
-                "floor": {"minimum": "168h"}, "enforcement": {"mode": "Enforce"}, "owners": {"team": "growth-data"},
-            },
-        });
-        fixture.apply(&policy.to_string()).await?;
-        until_policy_says(fixture, &topic, "Watching", "Healthy").await?;
-
+        let topic = keep_by_password(fixture, "the-right-one").await?;
         let bootstrap = fixture.cluster.environment.get(names::KAFKA_BOOTSTRAP)?;
         let remove = ["--bootstrap-server", bootstrap, "--remove", "--force", "--topic", &topic];
         fixture.cluster.kafka_tool("org.apache.kafka.tools.AclCommand", &remove).await?;
         until_policy_says(fixture, &topic, "DescribeDenied", "Unknown").await?;
 
-        rights().await?;
+        allow_keeping(fixture, &topic).await?;
+        until_policy_says(fixture, &topic, "Watching", "Healthy").await
+    })
+    .await;
+}
+
+/// How often each of the operator's containers was started, by its pod.
+async fn starts(fixture: &Fixture) -> anyhow::Result<BTreeMap<String, i32>> {
+    let restarts = |pod: &Pod| pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten()).map(|c| c.restart_count).sum();
+    let pods = metrics(fixture).await?;
+    Ok(pods.iter().map(|(pod, _)| (pod.metadata.uid.clone().unwrap_or_default(), restarts(pod))).collect())
+}
+
+#[tokio::test]
+async fn a_new_password_is_taken_up_without_a_restart() {
+    fixture::run("new-password", async |fixture| {
+        const NEW: &str = "another-one";
+        let topic = keep_by_password(fixture, "the-right-one").await?;
+        let before = starts(fixture).await?;
+        // Nobody is thrown out by a new password: whoever is connected stays so until the broker begins anew.
+        create_user(fixture, "operator", NEW).await?;
+        let handles = Handles::of(&fixture.cluster)?;
+        handles.stop(Component::Kafka)?;
+        handles.start(Component::Kafka).await?;
+        set_retention(fixture, &topic, HOUR_MS).await?;
+
+        // By what its Secret says weir does not come in.
+        tokio::time::sleep(STAYS).await;
+        ensure!(setting(fixture, &topic, "retention.ms").await? == HOUR_MS, "it was raised with the old password");
+
+        operators_secret(fixture, NEW).await?;
+        let changed = Instant::now();
+        let is_back = async || {
+            let found = setting(fixture, &topic, "retention.ms").await?;
+            ensure!(found == WEEK_MS, "retention.ms is {found}");
+            Ok(())
+        };
+        wait::until("retention is raised with the new password", RE_READ, is_back).await?;
+        say(&format!("| from a Secret's change to a raise by it | {:.1} s |", changed.elapsed().as_secs_f64()));
+        ensure!(starts(fixture).await? == before, "the operator was started anew");
         until_policy_says(fixture, &topic, "Watching", "Healthy").await
     })
     .await;

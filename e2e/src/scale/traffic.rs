@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use rdkafka::ClientContext;
 use rdkafka::config::FromClientConfigAndContext as _;
+use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::types::RDKafkaErrorCode;
 use tokio::task::JoinHandle;
 
 use super::broker::{Broker, LATEST};
@@ -35,6 +37,10 @@ const TOPICS_A_COMMIT: usize = 100;
 const FLUSH_LIMIT: Duration = Duration::from_secs(180);
 /// The broker makes the topic for offsets when the first group comes.
 const READY_LIMIT: Duration = Duration::from_secs(60);
+/// While the client holds as many records as it takes.
+const FULL_WAIT: Duration = Duration::from_millis(5);
+/// Of records that are counted and not looked at.
+const SMALL: &[u8] = b"{}";
 const VALUE: &[u8] = br#"{"event_type":"product_view","user":"4be1c09d77","product":42,"at":"2026-11-03T06:00:00Z"}"#;
 
 /// What there is, and who reads it.
@@ -95,6 +101,38 @@ pub async fn produce_old(fixture: &Fixture, topics: Vec<String>, partitions: Ran
     tokio::task::spawn_blocking(produce).await??;
     let taken = counts.taken.load(Ordering::Relaxed);
     ensure!(taken == u64::try_from(expected)?, "the broker took {taken} of {expected} old records");
+    Ok(())
+}
+
+/// So many small records of a time in each partition of a topic, more than the client holds at once; returns when the broker has them.
+pub async fn produce_many(fixture: &Fixture, topic: &str, records: &[usize], at_ms: i64) -> anyhow::Result<()> {
+    let counts = Arc::<Counts>::default();
+    let producer = producer(fixture, &counts)?;
+    let expected: usize = records.iter().sum();
+    let (topic, records) = (topic.to_owned(), records.to_vec());
+    let produce = move || {
+        for (partition, records) in (0..).zip(records) {
+            for _ in 0..records {
+                send(&producer, BaseRecord::to(&topic).partition(partition).timestamp(at_ms).payload(SMALL))?;
+            }
+        }
+        producer.flush(FLUSH_LIMIT)
+    };
+    tokio::task::spawn_blocking(produce).await??;
+    let taken = counts.taken.load(Ordering::Relaxed);
+    ensure!(taken == u64::try_from(expected)?, "the broker took {taken} of {expected} records");
+    Ok(())
+}
+
+/// Hands a record to the client as soon as that takes it.
+fn send(producer: &Counted, mut record: BaseRecord<'_, [u8], [u8]>) -> Result<(), KafkaError> {
+    while let Err((error, same)) = producer.send(record) {
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
+            return Err(error);
+        }
+        std::thread::sleep(FULL_WAIT);
+        record = same;
+    }
     Ok(())
 }
 
