@@ -12,7 +12,7 @@ e2e := build + " --bin weir-e2e && " + CARGO_TARGET_DIR / "debug/weir-e2e"
 all := shell("basename --multiple --suffix .rs $1/e2e/tests/*.rs | grep --invert-match --line-regexp alerts | tr '\\n' ' '", justfile_directory()) + "admin pipeline store"
 
 # Those that CI has time for.
-some := "admin claims cluster demo faults_control faults_zombies manifests novashop operator retention retention_audit secure pipeline store"
+some := "admin claims cluster demo faults_control manifests novashop operator retention retention_audit secure pipeline store"
 
 [private]
 default:
