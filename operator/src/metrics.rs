@@ -27,7 +27,7 @@ use weir_crds::{
     conditions::ConditionType,
 };
 
-use crate::{admission::metrics::AdmissionMetrics, backfill_job::is_over, topic_retention::metrics::TopicMetrics};
+use crate::{admission::metrics::AdmissionMetrics, backfill_job::is_over, text::qualified_name, topic_retention::metrics::TopicMetrics};
 
 /// From an answer out of memory to a store that is away.
 const SECONDS_BUCKETS: [f64; 9] = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
@@ -193,7 +193,7 @@ impl Metrics {
         let mut jobs = self.jobs.lock();
         let (facts, now) = (jobs.entry(job.uid().unwrap_or_default()).or_default(), Instant::now());
         *facts = JobFacts {
-            name: format!("{}/{}", job.namespace().unwrap_or_default(), job.name_any()),
+            name: qualified_name(job),
             phase: status.phase,
             slices: status.slices.clone().unwrap_or_default(),
             deadline: job.spec.execution.deadline.as_ref().map(|d| d.0),

@@ -1,5 +1,12 @@
 //! Texts for objects of the Kubernetes API, whose fields are bounded.
 
+use kube::ResourceExt;
+
+/// `namespace/name`
+pub fn qualified_name(object: &impl ResourceExt) -> String {
+    format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
+}
+
 /// At most so many bytes of JSON, as the apiserver writes it (it escapes what HTML would mind); an ellipsis says that
 /// something is missing.
 pub fn cut(text: &str, json_bytes_max: usize) -> String {

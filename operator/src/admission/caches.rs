@@ -7,13 +7,13 @@ use std::{
 };
 
 use kube::{
-    Resource as _, ResourceExt,
+    Resource as _, ResourceExt as _,
     runtime::reflector::{ObjectRef, Store},
 };
 use weir_crds::{BackfillClass, BackfillJob, KafkaCluster, TopicFloor, TopicRetentionPolicy};
 use weir_floors::{Policy, spec};
 
-use crate::topic_retention::floor_name;
+use crate::{text::qualified_name, topic_retention::floor_name};
 
 pub struct Caches {
     pub floors: Store<TopicFloor>,
@@ -81,7 +81,7 @@ impl Caches {
         let mut found = Vec::with_capacity(objects.len());
         for object in objects {
             let (uid, generation) = (object.uid().unwrap_or_default(), object.metadata.generation.unwrap_or(0));
-            let parse = || (generation, spec::policy(&name(&*object), &object.spec).ok().map(Arc::new));
+            let parse = || (generation, spec::policy(&qualified_name(&*object), &object.spec).ok().map(Arc::new));
             let entry = parsed.entry(uid).or_insert_with(parse);
             if entry.0 != generation {
                 *entry = parse();
@@ -92,9 +92,4 @@ impl Caches {
         }
         found
     }
-}
-
-/// `namespace/name`
-pub fn name(object: &impl ResourceExt) -> String {
-    format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
 }

@@ -3,11 +3,13 @@
 
 use weir_crds::{BackfillJob, backfill_job::Phase};
 
-use super::caches::{Caches, name};
+use super::caches::Caches;
+use crate::text::qualified_name;
 
 pub fn of(job: &BackfillJob, caches: &Caches) -> Vec<String> {
-    let mut others: Vec<_> = caches.jobs.state().into_iter().filter(|other| name(&**other) != name(job) && publishes(other)).collect();
-    others.sort_by_key(|other| name(&**other));
+    let mut others: Vec<_> =
+        caches.jobs.state().into_iter().filter(|other| qualified_name(&**other) != qualified_name(job) && publishes(other)).collect();
+    others.sort_by_key(|other| qualified_name(&**other));
     others.iter().filter_map(|other| warning(job, other)).collect()
 }
 
@@ -20,7 +22,7 @@ fn warning(job: &BackfillJob, other: &BackfillJob) -> Option<String> {
         format!(
             "BackfillJob {} ({phase:?}) is about topic {topic} from {start} to {end} too: if both publish the same event types, this one waits \
              for what the other has claimed; to run beside it, leave that time out of spec.window",
-            name(other)
+            qualified_name(other)
         )
     })
 }

@@ -17,11 +17,11 @@ use weir_floors::{
 };
 
 use super::{
-    caches::{Caches, name},
+    caches::Caches,
     exceptions, overlaps,
     review::{Judged, Request},
 };
-use crate::backfill_class;
+use crate::{backfill_class, text::qualified_name};
 
 /// Kinds that are judged here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,8 @@ pub fn judge_own(kind: Kind, request: &Request, caches: &Caches, now: Timestamp)
             warned(judged, request, |it| exceptions::idle(it, caches))
         }
         Kind::TopicRetentionPolicy => {
-            let mut judged = checked::<TopicRetentionPolicy>(request, |p| spec::policy(&name(p), &p.spec).err().unwrap_or_default());
+            let mut judged =
+                checked::<TopicRetentionPolicy>(request, |p| spec::policy(&qualified_name(p), &p.spec).err().unwrap_or_default());
             if judged.refusals.is_empty() {
                 policy_change(request, caches, now, &mut judged);
             }
@@ -154,7 +155,7 @@ fn class(class: &BackfillClass, caches: &Caches) -> Vec<FieldError> {
 fn policy_change(request: &Request, caches: &Caches, now: Timestamp, judged: &mut Judged) {
     let parsed = |object: &Option<Value>| {
         let object: TopicRetentionPolicy = read(object.as_ref()?).ok()?;
-        let policy = spec::policy(&name(&object), &object.spec).ok()?;
+        let policy = spec::policy(&qualified_name(&object), &object.spec).ok()?;
         Some((object, policy))
     };
     let (Some((object, old)), Some((_, new))) = (parsed(&request.old_object), parsed(&request.object)) else { return };

@@ -25,7 +25,10 @@ use super::{
     memory::Memory,
     turn::Turned,
 };
-use crate::{context::FIELD_MANAGER, text::cut};
+use crate::{
+    context::FIELD_MANAGER,
+    text::{cut, qualified_name},
+};
 
 /// Drafts that are made in one turn; the rest follows in the next ones, so that many losses hold up no repair.
 const DRAFTS_PER_TURN_MAX: usize = 10;
@@ -147,7 +150,7 @@ fn reason(topic: &str, loss: &Loss, begin_is_known: bool) -> String {
 /// The first policy that governs the topic, or else looks at it.
 fn policy<'a>(governance: &'a Governance, topic: &str) -> Option<&'a PolicyView> {
     let governs = |view: &&PolicyView| {
-        let name = super::governance::name(&view.object);
+        let name = qualified_name(&*view.object);
         governance.topics.get(topic).is_some_and(|t| t.policies.iter().any(|p| p.governs() && p.name == name))
     };
     let mut views = governance.policies.iter().filter(|view| view.topics.iter().any(|t| t == topic));
@@ -201,7 +204,7 @@ async fn create(ctx: &Retention, namespace: &str, job: &BackfillJob) -> Result<(
 }
 
 async fn tell(ctx: &Retention, view: &PolicyView, type_: EventType, reason: &str, note: &str) {
-    tracing::info!(policy = super::governance::name(&view.object), reason, note, "event");
+    tracing::info!(policy = qualified_name(&*view.object), reason, note, "event");
     if let Err(error) = ctx.recorder.publish(&event(type_, reason, "Draft", note), &view.object.object_ref(&())).await {
         tracing::warn!(%error, "an event cannot be published");
     }

@@ -31,6 +31,7 @@ use crate::audit::{
     entry::{self, Event, exception_operation},
     log::Log,
 };
+use crate::text::qualified_name;
 
 /// What was told of exceptions, by uid.
 pub type Told = BTreeMap<String, Record>;
@@ -85,14 +86,9 @@ impl Standing {
     }
 }
 
-/// Its name, as `namespace/name`.
-fn name(object: &RetentionException) -> String {
-    format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
-}
-
 fn parsed(cluster: &KafkaCluster, object: &RetentionException) -> Exception {
     let created_ms = object.creation_timestamp().map_or(0, |at| at.0.as_millisecond());
-    spec::exception(&name(object), &object.spec, created_ms, spec::exception_max_ms(&cluster.spec))
+    spec::exception(&qualified_name(object), &object.spec, created_ms, spec::exception_max_ms(&cluster.spec))
 }
 
 fn standing(cluster: &KafkaCluster, object: &RetentionException, now: Timestamp) -> Standing {

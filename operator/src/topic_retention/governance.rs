@@ -12,6 +12,7 @@ use weir_floors::{Policy, spec};
 use weir_kafka::{AdminError, TopicDescription, admin::Answers};
 
 use super::kafka::Kafka;
+use crate::text::qualified_name;
 
 /// Made anew when a policy or the cluster changes, and now and then for topics that come and go.
 pub struct Governance {
@@ -51,11 +52,6 @@ pub fn made_of(cluster: &KafkaCluster, policies: &[Arc<TopicRetentionPolicy>]) -
     let of = |uid: Option<String>, generation: Option<i64>| (uid.unwrap_or_default(), generation.unwrap_or(0));
     let cluster = of(cluster.uid(), cluster.metadata.generation);
     policies.iter().map(|p| of(p.uid(), p.metadata.generation)).chain([cluster]).collect()
-}
-
-/// `namespace/name`
-pub fn name(policy: &TopicRetentionPolicy) -> String {
-    format!("{}/{}", policy.namespace().unwrap_or_default(), policy.name_any())
 }
 
 impl Governance {
@@ -154,7 +150,7 @@ fn match_topics(
     for object in objects {
         let (topics, not_granted, denied) = (Vec::new(), Vec::new(), Vec::new());
         let mut view = PolicyView { object: Arc::clone(object), error: None, topics, not_granted, denied };
-        match spec::policy(&name(object), &object.spec) {
+        match spec::policy(&qualified_name(&**object), &object.spec) {
             Err(errors) => view.error = Some(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join(". ")),
             Ok(policy) => {
                 let namespace = object.namespace().unwrap_or_default();

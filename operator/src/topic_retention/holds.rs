@@ -10,6 +10,8 @@ use weir_crds::{
 };
 use weir_floors::policy::Hold;
 
+use crate::text::qualified_name;
+
 /// The sinks whose records keep their event times: only they can expire at once, and need the hold.
 pub fn sinks(job: &BackfillJob) -> impl Iterator<Item = &KafkaSink> {
     job.spec.sinks.iter().filter_map(|s| s.kafka.as_ref()).filter(|k| k.timestamps == RecordTimestamps::EventTime)
@@ -22,7 +24,7 @@ pub fn of_jobs(jobs: &[Arc<BackfillJob>], cluster: &str, now_ms: i64) -> BTreeMa
         let Some(renewed_ms) = renewed_ms(job, now_ms) else { continue };
         for sink in sinks(job).filter(|k| k.cluster_ref.name == cluster) {
             holds.entry(sink.topic.clone()).or_default().push(Hold {
-                job: format!("{}/{}", job.namespace().unwrap_or_default(), job.name_any()),
+                job: qualified_name(&**job),
                 window_start_ms: job.spec.window.start.0.as_millisecond(),
                 renewed_ms,
             });

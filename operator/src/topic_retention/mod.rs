@@ -46,7 +46,7 @@ mod told;
 mod turn;
 mod write;
 
-use crate::{credentials::Credentials, metrics::Metrics, stores::Stores};
+use crate::{credentials::Credentials, metrics::Metrics, stores::Stores, text::qualified_name};
 use kafka::Connection;
 use keeping::Kept;
 use memory::Memory;
@@ -197,7 +197,7 @@ impl Retention {
     fn scene(&self, cluster: Arc<KafkaCluster>) -> Scene {
         let name = cluster.name_any();
         let mut policies: Vec<_> = self.policies.state().into_iter().filter(|p| p.spec.cluster_ref.name == name).collect();
-        policies.sort_by_key(|p| governance::name(p));
+        policies.sort_by_key(|p| qualified_name(&**p));
         let floors = self.floors.state().into_iter().filter(|f| f.spec.cluster_ref.name == name).collect();
         let exceptions = self.exceptions.state().into_iter().filter(|e| e.spec.cluster_ref.name == name).collect();
         Scene { cluster, policies, floors, jobs: self.jobs.state(), exceptions }

@@ -9,13 +9,14 @@ use weir_crds::{TopicRetentionPolicy, topic_floor::TopicFloorStatus, topic_reten
 use weir_floors::{Assessment, Policy, status::Shown};
 
 use super::{
-    Retention, Scene, drafts, events, governance,
+    Retention, Scene, drafts, events,
     memory::{Memory, TopicMemory},
     status::{self, Due, NUMBERS_INTERVAL_MS, Stall},
     told,
     turn::Turned,
     write::{self, WriteError},
 };
+use crate::text::qualified_name;
 
 /// `TopicFloor`s written in one turn; the rest follows in the next ones, so that a thousand new topics do not hold up a
 /// repair.
@@ -213,7 +214,7 @@ async fn write_policy(
     let new = new(before.map_or(&TopicRetentionPolicyStatus::default(), |(_, status)| status));
     if status::policy_is_due(before, &new, now_ms) {
         write::policy(&ctx.client, policy, &new).await?;
-        tracing::debug!(policy = governance::name(policy), "status is written");
+        tracing::debug!(policy = qualified_name(policy), "status is written");
         written.insert(uid, (now_ms, new));
     }
     Ok(())
