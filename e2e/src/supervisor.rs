@@ -333,7 +333,8 @@ impl Supervisor {
         Ok(names)
     }
 
-    /// Every living process that carries this cluster's mark, recorded or not.
+    /// Every living process that carries this cluster's mark, recorded or not. The kernel shows no environment at all for
+    /// the moment in which a process becomes another program, as setsid(1) and bash do when one is started.
     pub fn marked(&self) -> Vec<Process> {
         let wanted = format!("{MARK}={}", self.mark).into_bytes();
         all_pids()
@@ -430,7 +431,10 @@ mod tests {
         let (folder, supervisor) = supervisor();
         let process = supervisor.start(sleeper(folder.path())).unwrap();
         std::fs::remove_file(supervisor.record("sleeper")).unwrap();
-        // setsid keeps our environment until it becomes the program, so the mark is there from the first moment on.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while supervisor.marked().is_empty() && Instant::now() < deadline {
+            std::thread::sleep(LOOK_INTERVAL);
+        }
         assert_eq!(supervisor.marked(), vec![process]);
         process.signal(Signal::KILL).unwrap();
         assert!(process.wait_gone(Duration::from_secs(5)));
