@@ -54,7 +54,9 @@ async fn until_worker(fixture: &Fixture, verb: &str) -> anyhow::Result<Pod> {
             return Ok(pod);
         }
         ensure!(Instant::now() < deadline, "no {verb} worker runs");
-        ensure!(phase(&watched.look().await) != "Complete", "the run was complete before a {verb} worker was seen");
+        let job = watched.look().await;
+        let is_over = matches!(phase(&job), "Complete" | "Failed");
+        ensure!(!is_over, "the run was {} before a {verb} worker was seen: {}", phase(&job), text(&job, "/status/message"));
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
 }

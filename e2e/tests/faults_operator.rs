@@ -340,6 +340,9 @@ async fn late_status(fixture: &Fixture, place: &Place<'_>) -> anyhow::Result<()>
     run.watched.phase("Complete", RUN_LIMIT, |_| {}).await?;
     first.signal(Signal::CONT)?;
     stands_by(&first).await?;
+    let sent = || first.fired().iter().any(|fired| fired.point == "kube.status.done" && fired.hit >= says.hit);
+    let said = async || if sent() { Ok(()) } else { Err("it kept to itself what it had to say") };
+    wait::until("the first leader's last word", STANDS_BY_WITHIN, said).await?;
     // Time enough for the second to put right what the first has said.
     tokio::time::sleep(STANDS_BY_WITHIN).await;
     let job = run.watched.look().await;

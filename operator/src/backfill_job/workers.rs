@@ -42,6 +42,9 @@ const DISRUPTIONS: [&str; 8] =
     ["Evicted", "NodeLost", "NodeShutdown", "Preempted", "Preempting", "Shutdown", "Terminated", "UnexpectedAdmissionError"];
 /// Why a container ended that never ran.
 const NEVER_RAN: [&str; 3] = ["StartError", "ContainerCannotRun", "CreateContainerError"];
+/// What containerd (255) and CRI-O (255, -1) say of a container whose end they have not seen, as after a restart of its node. A
+/// worker never ends so.
+const UNSEEN_EXITS: [i32; 2] = [255, -1];
 /// Events that tell why a pod does not start; the kubelet's and the Job controller's. The scheduler's are not among them:
 /// the pod's own condition says the same, and says too when it is over.
 const START_EVENTS: [&str; 4] = ["FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox", "FailedCreate"];
@@ -208,7 +211,8 @@ fn ended_silently(pod: &Pod, terminated: &ContainerStateTerminated) -> Ending {
         return Ending::NotStarted(StartProblem { reason: reason.into(), message });
     }
     // Somebody deleted the pod, or its node came back without it.
-    if pod.metadata.deletion_timestamp.is_some() || reason == "ContainerStatusUnknown" {
+    let is_unseen = reason == "ContainerStatusUnknown" || UNSEEN_EXITS.contains(&terminated.exit_code);
+    if pod.metadata.deletion_timestamp.is_some() || is_unseen {
         return Ending::Disrupted { reason: reason.into(), message };
     }
     let message = format!("exit code {}; {message}", terminated.exit_code);

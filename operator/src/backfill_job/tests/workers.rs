@@ -81,6 +81,9 @@ fn ends_that_are_the_workers_own_are_told_from_those_that_are_not() {
     assert!(matches!(ending(Some(&exit(101, "Error", None))), Ending::Crashed { message, .. } if message.contains("101")));
     assert!(matches!(ending(Some(&exit(128, "StartError", Some("no such file")))), Ending::NotStarted(p) if p.message == "no such file"));
     assert!(matches!(ending(Some(&exit(137, "ContainerStatusUnknown", None))), Ending::Disrupted { .. }));
+    for (code, reason) in [(255, "Unknown"), (255, "Error"), (-1, "Error")] {
+        assert!(matches!(ending(Some(&exit(code, reason, None))), Ending::Disrupted { .. }), "its node was started again");
+    }
     assert!(matches!(ending(None), Ending::Disrupted { .. }), "its pod is gone, so nobody knows");
     let mut deleted = exit(143, "Error", None);
     deleted.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(time(NOW)));
