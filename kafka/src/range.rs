@@ -254,7 +254,7 @@ impl Reader {
                 Some(Ok(message)) => {
                     let (partition, offset) = (message.partition(), message.offset());
                     let Some(left) = open.get_mut(&partition) else { continue };
-                    left.next = offset + 1;
+                    (left.next, left.doubted) = (offset + 1, None);
                     let end = left.end;
                     if offset < end
                         && let ControlFlow::Break(value) = each(RecordRef(&message))
@@ -295,7 +295,12 @@ impl Reader {
             return self.close(open, partition);
         }
         std::thread::sleep(STABLE_POLL);
+        let asked = Instant::now();
         self.wait_until_stable(partition, end)?;
+        if asked.elapsed() >= DOUBTED_FOR {
+            // Something was held back for so long: meanwhile nobody has told this end again.
+            left.doubted = None;
+        }
         // The library tells of an end once; where it begins anew it tells again.
         self.consumer.seek(&self.topic, partition, Offset::Offset(next), OFFSETS_TIMEOUT).map_err(|e| self.failed(e))
     }

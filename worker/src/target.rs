@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use weir_crds::backfill_job::KafkaSink;
 use weir_crds::contract::{plan::PlannedSink, result::FailureCode, run::RunSpec};
 use weir_failpoints::Guard;
 use weir_kafka::{Admin, AdminError, TopicDescription};
 
 use crate::{
-    plan::preflight::{self, Step, Unsuitable},
+    plan::preflight::{self, Copies, Step, Unsuitable},
     termination::Explain,
 };
 
@@ -91,13 +92,12 @@ pub async fn check_settings(
     admin: &Admin,
     spec: &RunSpec,
     sink: &PlannedSink,
-    progress: &TopicDescription,
+    (progress_topic, progress): (&str, &TopicDescription),
     oldest_us: i64,
 ) -> Result<(), TargetError> {
-    let declared = spec.sinks.iter().enumerate().find(|(_, declared)| declared.name == sink.name);
-    let Some((index, kafka)) = declared.and_then(|(index, declared)| Some((index, declared.kafka.as_ref()?))) else { return Ok(()) };
+    let Some((index, kafka)) = kafka_sink(spec, &sink.name) else { return Ok(()) };
     let (config, brokers) = (admin.topic_config(&sink.topic).await?, admin.cluster().await?.brokers);
-    let found = preflight::progress(brokers.len(), replicas(progress))
+    let found = preflight::progress(brokers.len(), &copies(admin, progress_topic, progress).await?)
         .and_then(|()| preflight::keeps(kafka, &config, age(oldest_us, Timestamp::now()), Step::Publish));
     found.map_err(|Unsuitable { field, problem, remedy }| TargetError::Unsuitable {
         field: format!("spec.sinks[{index}].kafka.{field}"),
@@ -105,6 +105,22 @@ pub async fn check_settings(
         problem,
         remedy,
     })
+}
+
+/// How often what is written there is kept, as far as this identity may know.
+pub async fn copies(admin: &Admin, topic: &str, found: &TopicDescription) -> Result<Copies, TargetError> {
+    let min_in_sync = match admin.topic_config(topic).await {
+        Ok(config) => config.min_insync_replicas(),
+        Err(error) if error.is_denied() => None,
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Copies { replicas: replicas(found), min_in_sync })
+}
+
+/// A Kafka sink by its name, with its place in the spec.
+pub fn kafka_sink<'a>(spec: &'a RunSpec, name: &str) -> Option<(usize, &'a KafkaSink)> {
+    let (index, sink) = spec.sinks.iter().enumerate().find(|(_, sink)| sink.name == name)?;
+    Some((index, sink.kafka.as_ref()?))
 }
 
 /// How long ago a time is.

@@ -142,7 +142,8 @@ async fn assemble_all(planned: &PlannedRun, slices: &[usize], counters: &Counter
     };
     for slice in open {
         match assemble_one(planned, &assembler, slice).await {
-            Ok(()) => counters.item_done(),
+            Ok(true) => counters.item_done(),
+            Ok(false) => {}
             Err(error) if failures.add(Some(planned.plan.slices[slice].id.as_str()), &error) => {}
             Err(_) => break,
         }
@@ -150,13 +151,15 @@ async fn assemble_all(planned: &PlannedRun, slices: &[usize], counters: &Counter
     failures.0
 }
 
-async fn assemble_one(planned: &PlannedRun, assembler: &Assembler, slice: usize) -> Result<(), AssembleError> {
+/// Whether the slice is staged now; it is not before all its chunks are extracted.
+async fn assemble_one(planned: &PlannedRun, assembler: &Assembler, slice: usize) -> Result<bool, AssembleError> {
     let since = Instant::now();
     reached(ITEM_BEGUN);
-    let staged = assembler.assemble(slice).await?;
+    let Some(staged) = assembler.assemble(slice).await? else { return Ok(false) };
     reached(ITEM_MADE);
     let key = planned.run.keys.staged(&staged.slice);
-    Ok(planned.put_manifest(&key, since.elapsed().as_secs_f64(), staged).await?)
+    planned.put_manifest(&key, since.elapsed().as_secs_f64(), staged).await?;
+    Ok(true)
 }
 
 async fn publish_all(

@@ -14,7 +14,7 @@ use weir_crds::{
     window::Interval,
 };
 use weir_kafka::{Admin, AdminError, KafkaConfig};
-use weir_ledger::{Ledger, LedgerError, claims::ClaimError};
+use weir_ledger::{Cause, Ledger, LedgerError, claims::ClaimError};
 
 use super::{
     authority,
@@ -58,6 +58,26 @@ pub enum ApplyError {
     Claims(#[from] ClaimError),
     #[error("the class that the decision was made with is not there")]
     NoClass,
+}
+
+impl ApplyError {
+    /// What to tell of it, unless it passes by itself.
+    pub fn waiting(&self) -> Option<Waiting> {
+        let wait = match self {
+            Self::Store(_) => Wait::StoreDenied,
+            Self::Put { source, .. } | Self::Claims(ClaimError::Store(source)) => match source.cause() {
+                Some(Cause::Denied | Cause::Refused) => Wait::StoreDenied,
+                Some(Cause::Unavailable) => Wait::StoreUnavailable,
+                None => Wait::ArtifactCorrupt,
+            },
+            Self::Claims(ClaimError::Decode { .. } | ClaimError::Format { .. }) => Wait::ArtifactCorrupt,
+            Self::NameTaken { .. } => Wait::WorkerCannotStart,
+            Self::Claims(ClaimError::Conflict(_) | ClaimError::Busy { .. }) | Self::Create { .. } | Self::Delete { .. } | Self::NoClass => {
+                return None;
+            }
+        };
+        Some(Waiting::new(wait, error_chain(self)))
+    }
 }
 
 /// What could not be done, and is waited for.
@@ -113,11 +133,16 @@ async fn create(jobs: &Api<Job>, job: &Job) -> Result<Option<Waiting>, ApplyErro
             Some(_) | None => Ok(None),
         },
         // A quota, or another policy of the namespace: whoever looks after it can tell.
-        Err(kube::Error::Api(status)) if status.code == 403 || status.code == 422 => {
+        Err(kube::Error::Api(status)) if is_refusal(status.code) => {
             Ok(Some(Waiting::new(Wait::WorkerCannotStart, format!("{name}: {}: {}", status.reason, status.message))))
         }
         Err(error) => Err(failed(error)),
     }
+}
+
+/// The apiserver, or an admission webhook, understood and said no. Neither a conflict nor an overload is a no.
+const fn is_refusal(code: u16) -> bool {
+    matches!(code, 400..=499) && !matches!(code, 408 | 409 | 429)
 }
 
 fn is_same(found: &Job, wanted: &Job) -> bool {
@@ -194,6 +219,23 @@ async fn ensure(ctx: &Context, cluster: &KafkaCluster, topic: &str) -> Result<St
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_done_is_told() {
+        let put = |cause| {
+            let (key, message) = ("run.json".to_owned(), "no".to_owned());
+            let source = LedgerError::Request { operation: "PUT", bucket: "b".into(), key: key.clone(), cause, message };
+            ApplyError::Put { key, source }.waiting().map(|told| told.wait)
+        };
+        assert_eq!(put(Cause::Denied), Some(Wait::StoreDenied));
+        assert_eq!(put(Cause::Refused), Some(Wait::StoreDenied));
+        assert_eq!(put(Cause::Unavailable), Some(Wait::StoreUnavailable));
+        let told = ApplyError::NameTaken { name: "gap-1".into() }.waiting();
+        assert!(told.as_ref().is_some_and(|told| told.wait.stalls() && told.message.contains("delete it")), "{told:?}");
+        for (code, is_told) in [(400, true), (403, true), (422, true), (409, false), (429, false), (500, false)] {
+            assert_eq!(is_refusal(code), is_told, "{code}");
+        }
+    }
 
     #[test]
     fn only_what_is_refused_needs_somebody() {

@@ -29,7 +29,7 @@ pub fn wanted(
     old: Option<&BackfillJobStatus>,
     now: Timestamp,
 ) -> Vec<Wanted> {
-    let view = seen.ledger().filter(|_| waits.iter().all(|w| w.wait != Wait::SpecDiffersFromRun));
+    let view = seen.ledger().filter(|_| !waits.iter().any(Waiting::concerns_another_run));
     let mut conditions = vec![planned(view), approved(seen, view, decision)];
     conditions.push(sources(view, waits));
     conditions.push(targets(view, waits));
@@ -126,6 +126,7 @@ fn side(wait: Wait) -> Side {
         | Wait::StoreUnavailable
         | Wait::StoreDenied
         | Wait::ArtifactCorrupt
+        | Wait::RunNotInStore
         | Wait::SpecDiffersFromRun
         | Wait::PlanHashMismatch
         | Wait::WorkerCannotStart

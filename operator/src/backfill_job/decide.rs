@@ -61,7 +61,7 @@ fn incomplete(seen: &Observed) -> Option<Waiting> {
 fn steps(seen: &Observed, now: Timestamp) -> Step<Infallible> {
     let stop = Stop::of(seen, now);
     let view = known_ledger(seen, stop)?;
-    another_recovery(seen, view)?;
+    another_recovery(seen, view, stop)?;
     over(seen, view)?;
     if let Some(stop) = stop {
         return Break(stopped(seen, view, stop, now));
@@ -130,9 +130,8 @@ fn is_approved(seen: &Observed, file: &PlanFile) -> bool {
     }
 }
 
-/// Without a look at the store nothing is decided but what needs none: workers are told to stop.
+/// Without a look at the store nothing is decided but what needs none.
 fn known_ledger(seen: &Observed, stop: Option<Stop>) -> Step<&LedgerView> {
-    let stay = |decision: Decision| Decision { phase: seen.job.status.as_ref().map_or(Phase::Pending, |s| s.phase), ..decision };
     let (wait, message) = match &seen.ledger {
         Ledger::Read(view) => return Continue(view),
         Ledger::Unknown => match authority::class(seen) {
@@ -147,9 +146,19 @@ fn known_ledger(seen: &Observed, stop: Option<Stop>) -> Step<&LedgerView> {
             (Wait::ArtifactCorrupt, format!("{message}; restore the object from a version or backup of the store"))
         }
     };
+    Break(stay(seen, stop, wait, message))
+}
+
+/// What the store does not tell stays as it was shown. Workers can be told to stop without it, and of a run that is over
+/// nothing is awaited.
+fn stay(seen: &Observed, stop: Option<Stop>, wait: Wait, message: String) -> Decision {
+    let shown = seen.job.status.as_ref();
+    let phase = shown.map_or(Phase::Pending, |s| s.phase);
     let stops =
         if stop.is_some() { seen.workers.iter().filter(|w| w.ours && w.is_open()).filter_map(schedule::delete).collect() } else { vec![] };
-    Break(stay(Decision::new(Stage::Unbegun, Hold::Nothing).wait(wait, message).act(stops)))
+    let decision = Decision { phase, ..Decision::new(Stage::Unbegun, Hold::Nothing).act(stops) };
+    let is_of_this_run = shown.and_then(|s| s.run.as_ref()).is_some_and(|run| run.generation == seen.generation());
+    if is_over(phase) && is_of_this_run { decision } else { decision.wait(wait, message) }
 }
 
 fn never_begun(seen: &Observed) -> bool {
@@ -157,9 +166,19 @@ fn never_begun(seen: &Observed) -> bool {
 }
 
 /// An object that was created again under the generation of another recovery neither ends nor takes over that one.
-fn another_recovery(seen: &Observed, view: &LedgerView) -> Step<()> {
-    let (Some(run), Ok(class)) = (&view.run, authority::class(seen)) else { return Continue(()) };
+fn another_recovery(seen: &Observed, view: &LedgerView, stop: Option<Stop>) -> Step<()> {
     let shown = seen.job.status.as_ref().and_then(|s| s.run.as_ref());
+    let Ok(class) = authority::class(seen) else { return Continue(()) };
+    let Some(run) = &view.run else {
+        // Only what was read is shown: this is another store than it was, or somebody has emptied it.
+        let Some(shown) = shown.filter(|r| r.generation == view.run_id.generation) else { return Continue(()) };
+        let message = format!(
+            "run {} has begun, and its run.json is not below {}, where class {} has its artifacts: set the class's artifactStore back or \
+             restore the objects, or raise spec.runGeneration to begin another run",
+            shown.id, view.uri, class.name
+        );
+        return Break(stay(seen, stop, Wait::RunNotInStore, message));
+    };
     if shown.is_some_and(|r| r.digest == digest_text(run.digest)) {
         return Continue(());
     }
@@ -225,9 +244,10 @@ fn stopped(seen: &Observed, view: &LedgerView, stop: Stop, now: Timestamp) -> De
     match stop {
         Stop::Suspend => Decision::new(stage, Hold::Suspended).again(WAITING_INTERVAL),
         Stop::Cancel => end(view, stage, Outcome::Canceled, "Canceled", "spec.cancel was set".to_owned(), now),
-        Stop::Deadline(deadline) => {
-            end(view, stage, Outcome::Failed, "DeadlineExceeded", format!("it was not done by {deadline}, its deadline"), now)
-        }
+        Stop::Deadline(deadline) => match view.plan.as_ref().filter(|file| is_done(seen, view, file)) {
+            Some(file) => completed(view, file, now),
+            None => end(view, stage, Outcome::Failed, "DeadlineExceeded", format!("it was not done by {deadline}, its deadline"), now),
+        },
     }
 }
 
@@ -235,6 +255,16 @@ fn stopped(seen: &Observed, view: &LedgerView, stop: Stop, now: Timestamp) -> De
 fn end(view: &LedgerView, stage: Stage, outcome: Outcome, reason: &str, message: String, now: Timestamp) -> Decision {
     let record = OutcomeRecord { format: FORMAT, outcome, reason: reason.to_owned(), message, at: now };
     Decision::new(stage, Hold::Nothing).act(vec![Action::PutOutcome { key: view.keys.outcome(), record }]).again(AT_ONCE)
+}
+
+/// Everything is verified, and its numbers add up.
+fn is_done(seen: &Observed, view: &LedgerView, file: &PlanFile) -> bool {
+    Work::new(file, view, seen.job.spec.attempts()).all_verified() && accounting::check(&file.plan, &view.manifests).is_ok()
+}
+
+fn completed(view: &LedgerView, file: &PlanFile, now: Timestamp) -> Decision {
+    let message = format!("all {} slices are published and verified", file.plan.slices.len());
+    end(view, Stage::Verifying, Outcome::Completed, "Completed", message, now)
 }
 
 /// Workers of an earlier generation, or of an earlier object, end before a run goes on: they know another run.
@@ -340,6 +370,12 @@ fn approved(seen: &Observed, view: &LedgerView, file: &PlanFile) -> Step<()> {
     }
     let ended = seen.workers.iter().filter(|w| w.verb == Verb::Plan && !w.is_open()).filter_map(schedule::delete).collect();
     let decision = Decision::new(stage(seen, view), Hold::Nothing).act(ended).again(IDLE_INTERVAL);
+    let open: Vec<&Worker> = seen.workers.iter().filter(|w| w.verb != Verb::Plan && w.is_open()).collect();
+    if !open.is_empty() {
+        let message = format!("the plan is not approved any more: {} workers end what is open", open.len());
+        let actions = open.into_iter().filter_map(schedule::delete).collect();
+        return Break(decision.act(actions).wait(Wait::Draining, message).again(BUSY_INTERVAL));
+    }
     let hash = file.hash_text();
     Break(match &seen.job.spec.approval.plan_hash {
         None => decision.wait(Wait::Approval, format!("the plan {hash} waits for approval")),
@@ -388,8 +424,7 @@ fn go_on(seen: &Observed, view: &LedgerView, authority: &Authority<'_>, file: &P
     units.extend(candidates(&work, view));
     let turn = turn(seen, view, authority, &units, now);
     if work.all_verified() && turn.orders.is_empty() {
-        let message = format!("all {} slices are published and verified", file.plan.slices.len());
-        return end(view, stage, Outcome::Completed, "Completed", message, now).act(turn.actions);
+        return completed(view, file, now).act(turn.actions);
     }
     if turn.alive == 0 && turn.actions.is_empty() {
         return match work.failed_slices.values().next() {

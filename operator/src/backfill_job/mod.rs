@@ -86,7 +86,7 @@ pub async fn reconcile(job: Arc<BackfillJob>, ctx: Arc<Context>) -> Result<Actio
     let applied = apply::apply(&ctx, &seen, &decision.actions).await;
     let (came_up, failed) = match applied {
         Ok(waits) => (waits, None),
-        Err(error) => (vec![], Some(error)),
+        Err(error) => (error.waiting().into_iter().collect(), Some(error)),
     };
     let again = if came_up.is_empty() { decision.again } else { decision.again.max(ERROR_INTERVAL) };
     let waits: Vec<Waiting> = came_up.into_iter().chain(decision.waits.iter().cloned()).collect();

@@ -15,7 +15,7 @@ use super::{
     observed::{LedgerView, Observed, PlanFile},
     partitions, phase,
     progress::{self, Pace},
-    wait::{Wait, Waiting},
+    wait::Waiting,
     work::Work,
 };
 use crate::text::cut;
@@ -29,7 +29,7 @@ const QUARANTINE_REASONS_MAX: usize = 10;
 pub fn status(seen: &Observed, decision: &Decision, waits: &[Waiting], pace: &Pace, now: Timestamp) -> BackfillJobStatus {
     let old = seen.job.status.as_ref();
     // Another recovery's numbers are not this object's.
-    let view = seen.ledger().filter(|_| waits.iter().all(|w| w.wait != Wait::SpecDiffersFromRun));
+    let view = seen.ledger().filter(|_| !waits.iter().any(Waiting::concerns_another_run));
     let file = view.and_then(|v| v.plan.as_ref());
     let work = view.zip(file).map(|(view, file)| Work::new(file, view, seen.job.spec.attempts()));
     // Without a look at the store, and when all is over, the numbers of before still stand.
@@ -38,7 +38,10 @@ pub fn status(seen: &Observed, decision: &Decision, waits: &[Waiting], pace: &Pa
     let mut status = kept.cloned().unwrap_or_default();
     status.observed_generation = seen.job.metadata.generation;
     status.phase = decision.phase;
-    status.message = cut(&message(decision, waits), MESSAGE_BYTES_MAX);
+    // Of what is over, nothing else is known without the store than what was shown.
+    if view.is_some() || kept.is_none() || !phase::is_over(decision.phase) || !waits.is_empty() {
+        status.message = cut(&message(decision, waits), MESSAGE_BYTES_MAX);
+    }
     if let Some(view) = view {
         status.run = run(view, old, decision.phase, now);
     }

@@ -25,6 +25,8 @@ pub enum Wait {
     StoreDenied,
     /// An object of the run is not what its digest says.
     ArtifactCorrupt,
+    /// The run that status shows is not where its class has its artifacts.
+    RunNotInStore,
     SpecDiffersFromRun,
     /// `approval.planHash` is another plan's.
     PlanHashMismatch,
@@ -70,6 +72,7 @@ impl Wait {
             Self::StoreUnavailable => "StoreUnavailable",
             Self::StoreDenied => "StoreDenied",
             Self::ArtifactCorrupt => "ArtifactCorrupt",
+            Self::RunNotInStore => "RunNotInStore",
             Self::SpecDiffersFromRun => "SpecDiffersFromRun",
             Self::PlanHashMismatch => "PlanHashMismatch",
             Self::ProgressTopicUnavailable => "ProgressTopicUnavailable",
@@ -103,6 +106,7 @@ impl Wait {
             | Self::ServiceAccountNotAllowed
             | Self::StoreDenied
             | Self::ArtifactCorrupt
+            | Self::RunNotInStore
             | Self::SpecDiffersFromRun
             | Self::PlanHashMismatch
             | Self::ProgressTopicRefused
@@ -136,6 +140,11 @@ pub struct Waiting {
 }
 
 impl Waiting {
+    /// Whether what lies in the store is this object's.
+    pub fn concerns_another_run(&self) -> bool {
+        matches!(self.wait, Wait::SpecDiffersFromRun | Wait::RunNotInStore)
+    }
+
     pub fn new(wait: Wait, message: impl Into<String>) -> Self {
         Self { wait, message: message.into() }
     }

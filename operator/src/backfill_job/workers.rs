@@ -133,8 +133,9 @@ fn state(job: &Job, pods: &[&Pod], around: &Surroundings, created_at: Timestamp,
             WorkerState::Running { since, node_silent: node_silent(pod, around, now) }
         }
         // It has ended, and the Job is about to say so.
-        Some(ContainerState { terminated: Some(_), .. }) => {
-            WorkerState::Running { since: created_at, node_silent: node_silent(pod, around, now) }
+        Some(ContainerState { terminated: Some(terminated), .. }) => {
+            let since = terminated.started_at.as_ref().map_or(created_at, |t| t.0.max(created_at));
+            WorkerState::Running { since, node_silent: node_silent(pod, around, now) }
         }
         Some(_) | None => {
             WorkerState::Starting { problem: start_problem(pod, around, created_at, now), node_silent: node_silent(pod, around, now) }

@@ -58,12 +58,13 @@ impl Assembler {
         Ok(Self { planned, counters, shares, buffer: Mutex::default() })
     }
 
-    /// Assembles one slice and puts its parts. Without the manifest that the caller puts next, none of it exists.
-    pub async fn assemble(&self, slice: usize) -> Result<Staged, AssembleError> {
-        let shares: Vec<&ChunkShare> = self.shares.of(slice).collect();
+    /// Assembles one slice and puts its parts. Without the manifest that the caller puts next, none of it exists. `None`: a chunk
+    /// of it is not extracted. It has failed then, and this slice with it; others of the unit have not.
+    pub async fn assemble(&self, slice: usize) -> Result<Option<Staged>, AssembleError> {
+        let Some(shares) = self.shares.of(slice) else { return Ok(None) };
         let budget_bytes = usize::try_from(self.planned.run.memory_bytes / BUFFER_MEMORY_DIVISOR).unwrap_or(usize::MAX);
         let mut buffer = std::mem::take(&mut *self.buffer.lock().unwrap_or_else(PoisonError::into_inner));
-        let (rows, bytes) = expected(&shares, budget_bytes);
+        let (rows, bytes) = expected(shares, budget_bytes);
         buffer.reserve(rows, bytes);
         let mut work = SliceWork::new(&self.planned, slice, budget_bytes, buffer)?;
         let (sender, mut receiver) = mpsc::channel::<Fetched>(1);
@@ -74,20 +75,20 @@ impl Assembler {
             }
             Ok::<_, AssembleError>(work)
         });
-        let fetched = self.fetch(&shares, sender).await;
+        let fetched = self.fetch(shares, sender).await;
         // A worker that failed has closed the channel; its own error is the one that counts.
         let work = worker.await.map_err(|_| AssembleError::Thread)??;
         fetched?;
-        let shares: Vec<ChunkShare> = shares.into_iter().cloned().collect();
+        let shares = shares.to_vec();
         let finished = tokio::task::spawn_blocking(move || work.finish(&shares)).await.map_err(|_| AssembleError::Thread)?;
         let (assembled, buffer) = finished?;
         *self.buffer.lock().unwrap_or_else(PoisonError::into_inner) = buffer;
-        self.put(slice, assembled).await
+        self.put(slice, assembled).await.map(Some)
     }
 
     /// Fetches the slice's segments in the plan's order, some ahead.
-    async fn fetch(&self, shares: &[&ChunkShare], sender: mpsc::Sender<Fetched>) -> Result<(), AssembleError> {
-        let segments = shares.iter().flat_map(|share| share.segments.iter().map(move |segment| (*share, *segment)));
+    async fn fetch(&self, shares: &[ChunkShare], sender: mpsc::Sender<Fetched>) -> Result<(), AssembleError> {
+        let segments = shares.iter().flat_map(|share| share.segments.iter().map(move |segment| (share, *segment)));
         let mut fetches = futures::stream::iter(segments)
             .map(|(share, segment)| async move {
                 let key = share.data.as_deref().ok_or_else(|| AssembleError::NoData { chunk: share.chunk.clone() })?;
@@ -135,7 +136,7 @@ impl Assembler {
 }
 
 /// Rows that will be held at a time, and about as many bytes as they will have.
-fn expected(shares: &[&ChunkShare], budget_bytes: usize) -> (usize, usize) {
+fn expected(shares: &[ChunkShare], budget_bytes: usize) -> (usize, usize) {
     let segments = || shares.iter().flat_map(|share| &share.segments);
     let rows: u64 = segments().map(|segment| segment.rows).sum();
     let bytes = segments().map(|segment| segment.length).sum::<u64>().saturating_mul(RENDERED_PERCENT) / 100;

@@ -1,6 +1,6 @@
 //! What extracting has left for some slices: of each chunk's manifest, the part that concerns them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use weir_crds::{
@@ -37,10 +37,12 @@ pub struct ChunkShare {
 #[derive(Debug, Default)]
 pub struct Shares {
     by_slice: BTreeMap<usize, Vec<ChunkShare>>,
+    /// Slices of which a chunk is not extracted.
+    incomplete: BTreeSet<usize>,
 }
 
 impl Shares {
-    /// Reads the manifests of all chunks that may hold rows of the slices. All must be there.
+    /// Reads the manifests of all chunks that may hold rows of the slices, as far as they are there.
     pub async fn read(planned: &PlannedRun, slices: &[usize]) -> Result<Self, AssembleError> {
         let PlannedRun { run, plan, .. } = planned;
         let mut wanted: Vec<(usize, Vec<usize>)> = Vec::new();
@@ -55,12 +57,16 @@ impl Shares {
         let mut manifests = futures::stream::iter(wanted)
             .map(|(index, covered)| async move {
                 let chunk = &plan.chunks[index];
-                let manifest: Extracted = planned.required(&run.keys.extracted(&chunk.id)).await?;
+                let manifest: Option<Extracted> = planned.manifest(&run.keys.extracted(&chunk.id)).await?;
                 Ok::<_, RunError>((chunk.source, covered, manifest))
             })
             .buffered(MANIFESTS_IN_FLIGHT);
         let mut shares = Self::default();
         while let Some((source, covered, manifest)) = manifests.try_next().await? {
+            let Some(manifest) = manifest else {
+                shares.incomplete.extend(covered);
+                continue;
+            };
             for slice in covered {
                 let share = ChunkShare::of(source, &manifest, &plan.slices[slice].id);
                 shares.by_slice.entry(slice).or_default().push(share);
@@ -69,8 +75,10 @@ impl Shares {
         Ok(shares)
     }
 
-    pub fn of(&self, slice: usize) -> impl Iterator<Item = &ChunkShare> {
-        self.by_slice.get(&slice).into_iter().flatten()
+    /// `None`: not all of them are known.
+    pub fn of(&self, slice: usize) -> Option<&[ChunkShare]> {
+        let known = self.by_slice.get(&slice).map_or(&[][..], Vec::as_slice);
+        (!self.incomplete.contains(&slice)).then_some(known)
     }
 }
 

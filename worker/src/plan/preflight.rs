@@ -27,10 +27,19 @@ pub struct Target<'a> {
     pub brokers: &'a BTreeMap<i32, Option<BrokerConfig>>,
     /// Of the partition that has the fewest.
     pub replicas: usize,
-    /// Of the progress topic; `None`: it is not there yet.
-    pub progress_replicas: Option<usize>,
+    /// `None`: the progress topic is not there yet.
+    pub progress: Option<Copies>,
     /// The age of the window's start.
     pub oldest: Duration,
+}
+
+/// How often a topic keeps each record.
+#[derive(Clone, Copy, Debug)]
+pub struct Copies {
+    /// Of the partition that has the fewest.
+    pub replicas: usize,
+    /// How many of them must have a record before it counts; `None`: not known.
+    pub min_in_sync: Option<usize>,
 }
 
 /// When it is asked whether a topic keeps what it is given.
@@ -55,8 +64,8 @@ impl Step {
 pub fn check(kafka: &KafkaSink, target: &Target<'_>) -> Result<(), Unsuitable> {
     brokers(target)?;
     replicas(target)?;
-    if let Some(found) = target.progress_replicas {
-        progress(target.brokers.len(), found)?;
+    if let Some(copies) = &target.progress {
+        progress(target.brokers.len(), copies)?;
     }
     keeps(kafka, target.config, target.oldest, Step::Plan)
 }
@@ -127,17 +136,25 @@ fn replicas(target: &Target<'_>) -> Result<(), Unsuitable> {
 }
 
 /// Whether what is known of the progress outlives a broker.
-pub fn progress(brokers: usize, replicas: usize) -> Result<(), Unsuitable> {
-    if brokers < BROKERS_FOR_COPIES || replicas >= COPIES_MIN {
+pub fn progress(brokers: usize, copies: &Copies) -> Result<(), Unsuitable> {
+    let Copies { replicas, min_in_sync } = *copies;
+    let few = if replicas < COPIES_MIN {
+        format!("{replicas} replica")
+    } else if min_in_sync.is_some_and(|min| min < COPIES_MIN) {
+        "min.insync.replicas=1".to_owned()
+    } else {
+        return Ok(());
+    };
+    if brokers < BROKERS_FOR_COPIES {
         return Ok(());
     }
     Err(Unsuitable {
         field: "clusterRef",
         problem: format!(
-            "the progress topic has {replicas} replica, on a cluster of {brokers} brokers: what is published is not known any more \
-             when its broker is lost"
+            "the progress topic has {few}, on a cluster of {brokers} brokers: what is published is not known any more when one of \
+             them is lost"
         ),
-        remedy: "add replicas to the topic weir.<namespace>.progress, and set default.replication.factor on the brokers, by which it is made",
+        remedy: "give the topic weir.<namespace>.progress 3 replicas and min.insync.replicas=2",
     })
 }
 
@@ -248,7 +265,7 @@ mod tests {
         ];
         let config: TopicConfig = defaults.iter().chain(config).filter(|(_, value)| !value.is_empty()).copied().collect();
         let brokers = BTreeMap::from([(1, guarded("true")), (2, broker.and_then(guarded))]);
-        let target = Target { config: &config, brokers: &brokers, replicas: 2, progress_replicas: None, oldest: 3 * DAY };
+        let target = Target { config: &config, brokers: &brokers, replicas: 2, progress: None, oldest: 3 * DAY };
         check(&sink(change), &target).err().map(|unsuitable| unsuitable.field)
     }
 
@@ -287,28 +304,30 @@ mod tests {
     #[test]
     fn brokers_that_let_transactions_hang_are_refused() {
         let config: TopicConfig = [("cleanup.policy", "delete"), ("retention.ms", "-1")].into_iter().collect();
-        let target = Target { config: &config, brokers: &BTreeMap::new(), replicas: 1, progress_replicas: None, oldest: DAY };
+        let target = Target { config: &config, brokers: &BTreeMap::new(), replicas: 1, progress: None, oldest: DAY };
         assert_eq!(check(&sink(json!({})), &target).unwrap_err().field, "clusterRef");
     }
 
     /// What is refused on a cluster of so many brokers, by a word of the problem.
-    fn copies(brokers: i32, replicas: usize, min_insync: &str, progress_replicas: Option<usize>) -> Option<&'static str> {
+    fn copies(brokers: i32, replicas: usize, min_insync: &str, progress: Option<(usize, usize)>) -> Option<&'static str> {
+        let progress = progress.map(|(replicas, min)| Copies { replicas, min_in_sync: Some(min) });
         let config = [("message.timestamp.before.max.ms", "9223372036854775807"), ("min.insync.replicas", min_insync)];
         let (config, brokers) = (config.into_iter().collect(), (0..brokers).map(|id| (id, None)).collect());
-        let target = Target { config: &config, brokers: &brokers, replicas, progress_replicas, oldest: DAY };
+        let target = Target { config: &config, brokers: &brokers, replicas, progress, oldest: DAY };
         let problem = check(&sink(json!({})), &target).err()?.problem;
-        ["no record", "a partition has", "min.insync", "progress"].into_iter().find(|word| problem.contains(word))
+        ["no record", "a partition has", "progress", "min.insync"].into_iter().find(|word| problem.contains(word))
     }
 
     #[test]
     fn one_copy_is_enough_for_small_clusters_only() {
-        assert_eq!(copies(1, 1, "1", Some(1)), None);
-        assert_eq!(copies(2, 1, "1", Some(1)), None);
-        assert_eq!(copies(3, 1, "1", Some(3)), Some("a partition has"));
-        assert_eq!(copies(3, 1, "2", Some(3)), Some("no record"));
-        assert_eq!(copies(3, 3, "1", Some(3)), Some("min.insync"));
-        assert_eq!(copies(3, 3, "2", Some(1)), Some("progress"));
-        assert_eq!(copies(3, 3, "2", Some(2)), None);
+        assert_eq!(copies(1, 1, "1", Some((1, 1))), None);
+        assert_eq!(copies(2, 1, "1", Some((1, 1))), None);
+        assert_eq!(copies(3, 1, "1", Some((3, 2))), Some("a partition has"));
+        assert_eq!(copies(3, 1, "2", Some((3, 2))), Some("no record"));
+        assert_eq!(copies(3, 3, "1", Some((3, 2))), Some("min.insync"));
+        assert_eq!(copies(3, 3, "2", Some((1, 1))), Some("progress"));
+        assert_eq!(copies(3, 3, "2", Some((3, 1))), Some("progress"));
+        assert_eq!(copies(3, 3, "2", Some((2, 2))), None);
         assert_eq!(copies(3, 3, "2", None), None);
     }
 

@@ -42,6 +42,9 @@ pub struct Samples {
     pub events: u64,
     /// How far off that may be, in percent.
     pub events_error_percent: u32,
+    /// Rows of what was looked at, and the objects' bytes that they are.
+    pub rows: u64,
+    pub bytes: u64,
     /// Bytes that were read for it.
     pub bytes_read: u64,
     /// What going through the samples took.
@@ -59,11 +62,20 @@ pub struct Cost {
     pub rows: u64,
 }
 
+impl Cost {
+    fn add(&mut self, part: &Part, since: Instant) {
+        self.seconds += since.elapsed().as_secs_f64();
+        self.bytes += part.bytes;
+        self.rows += part.rows;
+    }
+}
+
 /// What a part of an object has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Part {
     /// Events in it.
     selected: u64,
+    rows: u64,
     /// Bytes of the object that it stands for.
     bytes: u64,
 }
@@ -87,6 +99,8 @@ pub async fn sources(
         for (number, object) in chosen.iter().enumerate() {
             parts.push(sample(&fetcher, &mut worker, &reading, number, object, &mut samples.cost).await?);
         }
+        samples.rows += parts.iter().map(|part| part.rows).sum::<u64>();
+        samples.bytes += parts.iter().map(|part| part.bytes).sum::<u64>();
         let estimate = estimate(&strata, &parts);
         samples.events += estimate.events;
         variance += estimate.variance;
@@ -150,29 +164,28 @@ async fn sample(
         let mut open = ObjectReader::new(fetcher, object).open(&reading.columns).await?;
         if open.first_group_bytes > ROW_GROUP_SAMPLED_BYTES_MAX {
             // Too much to read for an estimate: as if every row were an event.
-            return Ok(Part { selected: open.rows, bytes: object.size });
+            return Ok(Part { selected: open.rows, rows: open.rows, bytes: object.size });
         }
         let since = Instant::now();
-        let Some(rows) = open.next().await? else { return Ok(Part { selected: 0, bytes: object.size }) };
+        let Some(rows) = open.next().await? else { return Ok(Part { bytes: object.size, ..Part::default() }) };
         let bytes = u128::from(object.size) * rows.num_rows() as u128 / u128::from(open.rows.max(1));
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        cost.rows += rows.num_rows() as u64;
+        let count = rows.num_rows() as u64;
         let selected = selected(worker, &Batch::Rows { object: ordinal, first_row: 1, rows, schema: Arc::clone(&open.schema) })?;
-        cost.seconds += since.elapsed().as_secs_f64();
-        cost.bytes += bytes;
-        return Ok(Part { selected, bytes });
+        let part = Part { selected, rows: count, bytes };
+        cost.add(&part, since);
+        return Ok(part);
     }
     let head = fetcher.range(object, 0, object.size.min(SAMPLE_BYTES)).await?;
     let since = Instant::now();
     let (blocks, bytes) = blocks(ordinal, object, &head, reading)?;
-    let mut events = 0;
+    let mut part = Part { bytes, ..Part::default() };
     for block in blocks {
-        cost.rows += block.line_count() as u64;
-        events += selected(worker, &Batch::Lines(block))?;
+        part.rows += block.line_count() as u64;
+        part.selected += selected(worker, &Batch::Lines(block))?;
     }
-    cost.seconds += since.elapsed().as_secs_f64();
-    cost.bytes += bytes;
-    Ok(Part { selected: events, bytes })
+    cost.add(&part, since);
+    Ok(part)
 }
 
 fn selected(worker: &mut Worker, batch: &Batch) -> Result<u64, ExtractError> {
@@ -286,7 +299,7 @@ mod tests {
     #[test]
     fn an_estimate_is_in_proportion_and_knows_how_sure_it_is() {
         let objects: Vec<_> = (0..4).map(|n| object(n, 1000)).collect();
-        let of = |selected: [u64; 4]| estimate(&strata(&objects), &selected.map(|selected| Part { selected, bytes: 100 }));
+        let of = |selected: [u64; 4]| estimate(&strata(&objects), &selected.map(|selected| Part { selected, rows: 100, bytes: 100 }));
         let alike = of([10, 10, 10, 10]);
         assert_eq!((alike.events, alike.variance), (400, 0.0));
         let uneven = of([0, 20, 0, 20]);

@@ -14,12 +14,12 @@ use weir_kafka::{Admin, BrokerConfig, BrokerNode, KafkaConfig, TopicConfig, Topi
 
 use super::error::PlanError;
 use super::sample::Samples;
-use super::{live, preflight};
+use super::{live, preflight, preflight::Copies};
 use crate::headers;
 use crate::publish::generations;
 use crate::run::Run;
 use crate::select::ResultShape;
-use crate::target::{TargetError, age, replicas};
+use crate::target::{TargetError, age, copies, kafka_sink, replicas};
 
 /// The brokers' own default of `max.message.bytes`, where a cluster does not say.
 const MAX_MESSAGE_BYTES_DEFAULT: u64 = 1_048_588;
@@ -38,7 +38,7 @@ struct Described<'a> {
     /// By id; `None`: this identity may not read its settings.
     brokers: BTreeMap<i32, Option<BrokerConfig>>,
     /// `None`: it is made later, by the operator.
-    progress: Option<TopicDescription>,
+    progress: Option<Copies>,
 }
 
 /// Describes all sinks.
@@ -52,7 +52,11 @@ pub async fn describe(run: &Run, slicing: &Slicing, shape: &ResultShape) -> Resu
         let topic = topic.ok_or_else(|| TargetError::Missing(kafka.topic.clone()))?;
         let config = admin.topic_config(&kafka.topic).await.map_err(TargetError::from)?;
         let brokers = broker_configs(&admin, &cluster.brokers).await?;
-        let progress = admin.topic(&progress_topic(&run.context.run.namespace)).await.map_err(TargetError::from)?;
+        let progress_topic = progress_topic(&run.context.run.namespace);
+        let progress = match admin.topic(&progress_topic).await.map_err(TargetError::from)? {
+            Some(found) => Some(copies(&admin, &progress_topic, &found).await?),
+            None => None,
+        };
         let described = Described { index, kafka, topic, config, brokers, progress };
         check(run, &described, slicing, shape).await?;
         sinks.push(PlannedSink {
@@ -90,13 +94,8 @@ async fn check(run: &Run, described: &Described<'_>, slicing: &Slicing, shape: &
     let Described { index, kafka, topic, config, brokers, progress } = described;
     let unsuitable = |field: &str, problem: String, remedy: &str| unsuitable(*index, kafka, field, problem, remedy);
     let oldest_us = slicing.slices().iter().map(|slice| slice.interval.start_us).min().unwrap_or(0);
-    let target = preflight::Target {
-        config,
-        brokers,
-        replicas: replicas(topic),
-        progress_replicas: progress.as_ref().map(replicas),
-        oldest: age(oldest_us, Timestamp::now()),
-    };
+    let target =
+        preflight::Target { config, brokers, replicas: replicas(topic), progress: *progress, oldest: age(oldest_us, Timestamp::now()) };
     preflight::check(kafka, &target).map_err(|found| unsuitable(found.field, found.problem, found.remedy))?;
     match kafka.mode {
         KafkaMode::SideTopic => check_alone(run, kafka, topic.partitions.iter().map(|p| p.partition).collect(), unsuitable).await,
@@ -123,10 +122,9 @@ fn unsuitable(index: usize, kafka: &KafkaSink, field: &str, problem: String, rem
 /// Whether what will be published fits into the targets. An event is taken to be as large as the row that it comes from:
 /// both are compressed, and it has fewer fields, and headers.
 pub async fn require_room(run: &Run, sinks: &[PlannedSink], samples: &Samples) -> Result<(), PlanError> {
-    let bytes = u128::from(samples.events) * u128::from(samples.cost.bytes) / u128::from(samples.cost.rows.max(1));
+    let bytes = u128::from(samples.events) * u128::from(samples.bytes) / u128::from(samples.rows.max(1));
     for planned in sinks {
-        let declared = run.spec.sinks.iter().enumerate().find(|(_, sink)| sink.name == planned.name);
-        let Some((index, kafka)) = declared.and_then(|(index, sink)| Some((index, sink.kafka.as_ref()?))) else { continue };
+        let Some((index, kafka)) = kafka_sink(&run.spec, &planned.name) else { continue };
         let admin = Admin::new(&run.kafka(&planned.cluster)?).map_err(TargetError::from)?;
         let config = admin.topic_config(&planned.topic).await.map_err(TargetError::from)?;
         let each = u64::try_from(bytes / u128::from(planned.partitions.max(1))).unwrap_or(u64::MAX);

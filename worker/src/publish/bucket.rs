@@ -27,7 +27,7 @@ use super::{
     slice::SliceJob,
     start::{self, Started},
 };
-use crate::{progress::Counters, run::PlannedRun, target};
+use crate::{progress::Counters, run::PlannedRun, target, target::kafka_sink};
 
 /// How long a bucket is tried without anything being committed. Then the brokers count as away, and the operator decides
 /// when to try again: a waiting worker holds a place that another could use.
@@ -64,9 +64,8 @@ impl BucketPublisher {
         stop: CancellationToken,
     ) -> Result<Self, PublishError> {
         let sink = planned.plan.sinks.get(bucket.sink).cloned().ok_or(PublishError::NoSink)?;
-        let declared =
-            planned.run.spec.sinks.iter().find(|declared| declared.name == sink.name).and_then(|declared| declared.kafka.clone());
-        let spec = Arc::new(declared.ok_or(PublishError::NoSink)?);
+        let (_, declared) = kafka_sink(&planned.run.spec, &sink.name).ok_or(PublishError::NoSink)?;
+        let spec = Arc::new(declared.clone());
         let config = planned.run.kafka(&sink.cluster)?;
         let run = &planned.run.context.run;
         let transactional_id = transactional_id(&run.namespace, &run.name, &bucket.id);
@@ -78,7 +77,7 @@ impl BucketPublisher {
     pub fn run(&self) -> Result<(), PublishError> {
         let context = &self.identity.planned.run.context;
         let mut holder = Holder::new(context.run.clone(), context.attempt);
-        let (mut pace, mut last_commit) = (Pace::new(Instant::now()), (Instant::now(), 0));
+        let (mut pace, mut last_commit) = (Pace::default(), (Instant::now(), 0));
         loop {
             let mut transactions = last_commit.1;
             let error = match self.attempt(&mut holder, &mut transactions, &mut pace) {

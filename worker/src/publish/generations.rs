@@ -20,7 +20,10 @@ use weir_kafka::range::Range;
 use weir_ledger::{Ledger, LedgerError};
 
 use super::error::PublishError;
-use crate::run::{Run, RunError, find, read};
+use crate::{
+    run::{Run, RunError, find, read},
+    target::kafka_sink,
+};
 
 /// An earlier generation that was planned. One without a plan has published nothing.
 #[derive(Debug)]
@@ -81,19 +84,19 @@ impl Earlier {
     /// Whether an event may now belong to another slice or partition of the sink than it did then. Partitions follow from the
     /// key, slices from the time; both come from the objects, what the sources say of them, and what is made of that. And of
     /// rows with the same id the first of its slice stands: which one that is follows from the slices, and from which rows
-    /// the sink can take.
+    /// the sink can take. What another version of the worker makes of a row may be something else.
     pub fn places_otherwise(&self, plan: &Plan, spec: &RunSpec, sink: &str) -> bool {
         let slices = |spec: &RunSpec| Window { order: SliceOrder::default(), ..spec.window.clone() };
-        let declared = |spec: &RunSpec| spec.sinks.iter().find(|declared| declared.name == sink).and_then(|sink| sink.kafka.clone());
         let found = |plan: &Plan| {
             let planned = plan.sinks.iter().find(|planned| planned.name == sink);
             planned.map(|planned| (planned.partitions, planned.max_message_bytes))
         };
-        self.plan.objects.digest != plan.objects.digest
+        self.plan.worker_image != plan.worker_image
+            || self.plan.objects.digest != plan.objects.digest
             || self.spec.sources != spec.sources
             || self.spec.reconstruct.columns != spec.reconstruct.columns
             || slices(&self.spec) != slices(spec)
-            || declared(&self.spec) != declared(spec)
+            || kafka_sink(&self.spec, sink).map(|(_, declared)| declared) != kafka_sink(spec, sink).map(|(_, declared)| declared)
             || found(&self.plan) != found(plan)
     }
 
@@ -210,7 +213,9 @@ mod tests {
             assert!(otherwise(Some((pointer, value)), None), "{pointer}");
         }
         let other = json!({"key": "o", "sha256": "1".repeat(64), "bytes": 0, "rows": 1});
-        for (pointer, value) in [("/objects", other), ("/sinks/0/partitions", json!(4)), ("/sinks/0/maxMessageBytes", json!(10))] {
+        let worker = json!("an image of another version");
+        let sink = [("/sinks/0/partitions", json!(4)), ("/sinks/0/maxMessageBytes", json!(10))];
+        for (pointer, value) in [("/objects", other), ("/workerImage", worker)].into_iter().chain(sink) {
             assert!(otherwise(None, Some((pointer, value))), "{pointer}");
         }
     }

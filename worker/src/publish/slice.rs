@@ -67,11 +67,9 @@ impl SliceJob<'_> {
             let mut aborted = 0;
             while at.rows < self.staged.part.rows {
                 // A transaction that fails leaves `at` as it was: at the last committed progress.
-                pace.begin(Instant::now());
                 let result = self.transaction(started, &mut rows, at.clone(), pace);
-                match &result {
-                    Ok(_) => pace.committed(Instant::now()),
-                    Err(_) => pace.failed(Instant::now()),
+                if result.is_err() {
+                    pace.failed(Instant::now());
                 }
                 match result {
                     Ok(next) => (at, aborted) = (next, 0),
@@ -139,6 +137,8 @@ impl SliceJob<'_> {
     ) -> Result<SliceProgress, PublishError> {
         let fail = |source| failed(self.identity, source);
         let mut transaction = started.session.begin().map_err(fail)?;
+        // Only now: one may have waited for a producer.
+        pace.begin(Instant::now());
         while at.rows < self.staged.part.rows && !pace.is_full(Instant::now()) {
             let passed = rows.next(|record| self.pass(&mut transaction, &mut at, record))?;
             match passed {
@@ -149,7 +149,9 @@ impl SliceJob<'_> {
                 break;
             }
         }
-        for (partition, offsets) in transaction.delivered().map_err(fail)? {
+        let delivered = transaction.delivered().map_err(fail)?;
+        pace.delivered(Instant::now());
+        for (partition, offsets) in delivered {
             let published = at.partitions.entry(partition).or_default();
             let range = OffsetRange::including(published.offsets, offsets.first);
             published.offsets = Some(OffsetRange::including(Some(range), offsets.last));

@@ -70,7 +70,7 @@ pub fn start(identity: &Identity, config: &KafkaConfig, admin: &Admin, holder: &
     let records = identity.sort_out(&found)?;
     require_open(identity)?;
     Handle::current().block_on(target::check(admin, &identity.sink))?;
-    require_suitable(identity, admin, &progress, records.own.as_ref())?;
+    require_suitable(identity, admin, &progress_topic, &progress, records.own.as_ref())?;
     let own = match &records.own {
         Some(own) => own.clone(),
         // Without a record, a marker says that there was one.
@@ -82,6 +82,8 @@ pub fn start(identity: &Identity, config: &KafkaConfig, admin: &Admin, holder: &
     };
     // If an earlier attempt died between its zero record and the marker, there is a record and no marker.
     mark(identity)?;
+    // Whoever ends the run and then finds no marker gives back what it claimed: one of the two sees what the other has put.
+    require_open(identity)?;
     tracing::info!(bucket = identity.bucket.id, seconds = since.elapsed().as_secs_f64(), transactions = own.transactions, "taken over");
     Ok(Started { session, own, records, progress_topic })
 }
@@ -134,6 +136,7 @@ fn require_topic(identity: &Identity, admin: &Admin, topic: &str) -> Result<Topi
 fn require_suitable(
     identity: &Identity,
     admin: &Admin,
+    topic: &str,
     progress: &TopicDescription,
     own: Option<&BucketProgress>,
 ) -> Result<(), PublishError> {
@@ -144,7 +147,7 @@ fn require_suitable(
     let Some(oldest_us) = plan.slices[first..].iter().map(|slice| slice.interval.start_us).min() else { return Ok(()) };
     let deadline = Instant::now() + PUT_BACK_WITHIN;
     loop {
-        match Handle::current().block_on(target::check_settings(admin, spec, &identity.sink, progress, oldest_us)) {
+        match Handle::current().block_on(target::check_settings(admin, spec, &identity.sink, (topic, progress), oldest_us)) {
             Err(TargetError::Unsuitable { .. }) if Instant::now() < deadline => std::thread::sleep(LOOK_INTERVAL),
             result => return Ok(result?),
         }

@@ -50,12 +50,16 @@ impl Verifier {
     pub async fn verify(&self, slice: usize) -> Result<Option<Verified>, VerifyError> {
         let PlannedRun { run, plan, .. } = &self.planned;
         let slice = plan.slices[slice].id.clone();
-        let staged: Staged = self.planned.required(&run.keys.staged(&slice)).await?;
-        let mut expected = Expected::new(&run.context.run, &slice, self.spec.timestamps);
+        let mut all_published = Vec::new();
         for bucket in plan.buckets() {
             let Some(published) = self.planned.manifest::<Published>(&run.keys.published(&slice, &bucket.id)).await? else {
                 return Ok(None);
             };
+            all_published.push((bucket, published));
+        }
+        let staged: Staged = self.planned.required(&run.keys.staged(&slice)).await?;
+        let mut expected = Expected::new(&run.context.run, &slice, self.spec.timestamps);
+        for (bucket, published) in all_published {
             let staged = staged.buckets.iter().find(|staged| staged.bucket == bucket.id).map(|staged| &staged.partitions);
             expected.add(&bucket.id, staged, &published)?;
         }

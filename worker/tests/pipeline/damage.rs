@@ -108,3 +108,19 @@ async fn a_progress_record_that_was_damaged_is_found() {
     }
     assert_eq!(seen(&world).await, once_each(0..ROWS * SLICES as u64));
 }
+
+/// Its slice has failed, and is left alone: those beside it in the unit have not.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker and a store"]
+async fn a_chunk_that_is_not_extracted_holds_up_its_own_slice_alone() {
+    let world = World { lost: Some(SLICES - 1), ..World::new("lost-chunk").await };
+    let planned = world.planned(1, &rows()).await;
+    must(&planned, &[Verb::Assemble]).await;
+    let mut is_staged = Vec::new();
+    for slice in &planned.plan.slices {
+        is_staged.push(planned.manifest::<Staged>(&planned.run.keys.staged(&slice.id)).await.unwrap().is_some());
+    }
+    assert_eq!(is_staged, [true, true, false]);
+    // Nothing is published: there is nothing to say of any slice, of that one either.
+    must(&planned, &[Verb::Verify]).await;
+}

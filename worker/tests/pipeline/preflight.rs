@@ -14,11 +14,7 @@ use weir_crds::{
 use weir_kafka::admin::ConfigChange;
 use weir_worker::{
     decode::types::timestamp_type,
-    plan::{
-        PlanError,
-        sample::{Cost, Samples},
-        targets,
-    },
+    plan::{PlanError, sample::Samples, targets},
     select::ResultShape,
     termination::Explain as _,
 };
@@ -114,8 +110,7 @@ async fn a_topic_without_room_for_the_events_is_refused() {
     let sinks = describe(&world, 1).await.unwrap();
     let run = world.run(1).await;
     let per_partition = 1_000_000;
-    let cost = Cost { seconds: 1.0, bytes: 7_000, rows: 70 };
-    let samples = Samples { events: per_partition / 100 * PARTITIONS as u64, cost, ..Samples::default() };
+    let samples = Samples { events: per_partition / 100 * PARTITIONS as u64, rows: 70, bytes: 7_000, ..Samples::default() };
     targets::require_room(&run, &sinks, &samples).await.unwrap();
     world.set("retention.bytes", ConfigChange::Set(per_partition.to_string())).await;
     targets::require_room(&run, &sinks, &samples).await.unwrap();

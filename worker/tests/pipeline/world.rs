@@ -57,6 +57,8 @@ pub struct World {
     pub key: &'static str,
     /// What the source objects hold, so far as it differs: events of other users.
     pub objects: &'static str,
+    /// A slice that has another chunk too, which is never extracted.
+    pub lost: Option<usize>,
 }
 
 fn env(name: &str) -> String {
@@ -72,7 +74,7 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("aws-access-key-id"), env("AWS_ACCESS_KEY_ID")).unwrap();
         std::fs::write(dir.path().join("aws-secret-access-key"), env("AWS_SECRET_ACCESS_KEY")).unwrap();
-        let world = Self { dir, topic: unique.clone(), namespace: unique, mode: "InPlace", key: "user", objects: "" };
+        let world = Self { dir, topic: unique.clone(), namespace: unique, mode: "InPlace", key: "user", objects: "", lost: None };
         let service = serde_json::from_value(world.store()["s3"].clone()).unwrap();
         let s3 = weir_ledger::s3_client(&service, Some(world.dir.path())).await.unwrap();
         s3.create_bucket().bucket(&world.namespace).send().await.unwrap();
@@ -211,16 +213,20 @@ impl World {
     async fn plan(&self, run: &Run, generation: u32) -> Plan {
         let admin = Admin::new(&self.kafka()).unwrap();
         let (cluster, topic) = (admin.cluster().await.unwrap(), admin.topic(&self.topic).await.unwrap().unwrap());
-        let slice = |n: usize| {
+        let times = |n: usize| {
             let start_us = START_US + n as i64 * MINUTE_US;
-            json!({"id": format!("20261103T060{n}00Z"), "startUs": start_us, "endUs": start_us + MINUTE_US})
+            json!({"startUs": start_us, "endUs": start_us + MINUTE_US})
         };
+        let slice = |n: usize| json!({"id": format!("20261103T060{n}00Z"), "startUs": times(n)["startUs"], "endUs": times(n)["endUs"]});
+        let chunk = |id: &str, times| json!({"id": id, "source": 0, "firstObject": 0, "objects": 1, "bytes": 1, "eventTimes": times});
+        let chunks: Vec<_> =
+            [chunk("logs-00001", json!(null))].into_iter().chain(self.lost.map(|slice| chunk("logs-00002", times(slice)))).collect();
         serde_json::from_value(json!({
             "format": 1, "run": {"namespace": self.namespace, "name": "job", "generation": generation}, "runDigest": run.spec_digest, "workerImage": "w",
             "slices": (0..SLICES).map(slice).collect::<Vec<_>>(),
             "sources": [{"name": "logs", "objects": 1, "bytes": 1}],
             "objects": {"key": format!("o{generation}"), "sha256": Sha256Digest::of(self.objects.as_bytes()), "bytes": self.objects.len(), "rows": 1},
-            "chunks": [{"id": "logs-00001", "source": 0, "firstObject": 0, "objects": 1, "bytes": 1}],
+            "chunks": chunks,
             "sinks": [{"name": "events", "cluster": "k", "clusterId": cluster.id, "topic": self.topic, "topicId": topic.id,
                 "partitions": topic.partitions.len(), "maxMessageBytes": 1_048_588}],
             "resultColumns": [], "sizing": {"extractBytes": 1, "slicesPerUnit": 3, "bucketsPerUnit": 8},

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::backfill_job::{
     decision::Action,
-    observed::{Account, Ending, Ledger},
+    observed::{Account, Claimed, Ending, Ledger},
     progress::Pace,
     status::status,
     wait::Wait,
@@ -351,4 +351,87 @@ fn status_is_the_same_when_nothing_has_changed() {
     let decision = world.decide();
     let later = world.now.checked_add(std::time::Duration::from_secs(60)).unwrap();
     assert_eq!(before.as_ref(), Some(&status(&seen, &decision, &decision.waits, &Pace::default(), later)));
+}
+
+/// Does all the work that is asked for, until nothing is.
+fn run_through(world: &mut World) {
+    for _ in 0..20 {
+        world.turn();
+        for worker in world.workers.values().filter(|w| w.is_open()).cloned().collect::<Vec<_>>() {
+            while !world.work(&worker.unit) {}
+            world.end(&worker.name, Ending::Succeeded);
+        }
+    }
+}
+
+#[test]
+fn a_run_that_lies_in_another_store_is_not_begun_again() {
+    let mut world = World::planned(4);
+    world.turn();
+    let (before, plan) = (world.job.status.clone().unwrap(), world.plan.clone());
+    let run = world.run.take();
+    world.plan = None;
+    let decision = world.turn();
+    assert_eq!((decision.phase, waits(&decision), decision.actions.len()), (Phase::Running, vec![Wait::RunNotInStore], 0));
+    let shown = world.job.status.clone().unwrap();
+    assert_eq!((shown.run, shown.plan, shown.partitions), (before.run, before.plan, before.partitions), "what was read stands");
+    assert!(shown.message.contains("growth/gap/1") && shown.message.contains("s3://artifacts/"), "{}", shown.message);
+    assert_eq!(stalled(&world), ("True".to_owned(), "RunNotInStore".to_owned()));
+    // Stopping needs no store.
+    world.job.spec.suspend = true;
+    assert_eq!(world.decide().actions.len(), 2);
+    world.job.spec.suspend = false;
+    (world.run, world.plan) = (run, plan);
+    run_through(&mut world);
+    assert_eq!(world.decide().phase, Phase::Complete);
+    // And once it is over nobody is asked to do anything.
+    (world.run, world.plan, world.outcome) = (None, None, None);
+    let decision = world.turn();
+    assert_eq!((decision.phase, waits(&decision), decision.actions.len()), (Phase::Complete, vec![], 0));
+    // Another run may begin there.
+    world.job.spec.run_generation = 2;
+    world.claims = Claimed::Nothing;
+    assert!(world.decide().actions.iter().any(|a| matches!(a, Action::PutRun { .. })));
+}
+
+#[test]
+fn what_is_over_is_not_stalled_by_what_came_later() {
+    let mut world = World::planned(1);
+    run_through(&mut world);
+    world.broken_ledger = Some(Ledger::Unreadable { denied: true, message: "no right".into() });
+    let decision = world.turn();
+    assert_eq!((decision.phase, waits(&decision)), (Phase::Complete, vec![]));
+    assert_eq!(stalled(&world).0, "False");
+}
+
+#[test]
+fn a_deadline_that_passes_after_the_last_slice_is_no_failure() {
+    let mut world = World::planned(1);
+    while !world.manifests.verified.values().any(|_| true) {
+        world.turn();
+        for worker in world.workers.values().filter(|w| w.is_open()).cloned().collect::<Vec<_>>() {
+            while !world.work(&worker.unit) {}
+            world.end(&worker.name, Ending::Succeeded);
+        }
+    }
+    assert!(world.outcome.is_none());
+    world.job.spec.execution.deadline = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(world.now));
+    assert_eq!(world.turn().phase, Phase::Complete);
+}
+
+#[test]
+fn an_approval_that_is_taken_back_stops_the_workers() {
+    let mut world = World::planned(4);
+    world.job.spec.approval.mode = ApprovalMode::Manual;
+    world.job.spec.approval.plan_hash = Some(world.plan.as_ref().unwrap().hash_text());
+    world.turn();
+    let running = world.workers.len();
+    world.workers.keys().cloned().collect::<Vec<_>>().iter().for_each(|name| world.start(name));
+    world.job.spec.approval.plan_hash = None;
+    let decision = world.decide();
+    assert_eq!((decision.phase, waits(&decision)), (Phase::AwaitingApproval, vec![Wait::Draining]));
+    let deleted = decision.actions.iter().filter(|a| matches!(a, Action::DeleteJob { .. })).count();
+    assert!(running > 0 && deleted == running, "{:?}", decision.actions);
+    let decision = world.turn();
+    assert_eq!((waits(&decision), world.workers.len()), (vec![Wait::Approval], 0));
 }

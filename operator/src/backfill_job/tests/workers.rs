@@ -98,6 +98,18 @@ fn ends_that_are_the_workers_own_are_told_from_those_that_are_not() {
     assert_eq!(complete, WorkerState::Ended { at: time("2026-11-04T00:01:00Z"), how: Ending::Succeeded });
 }
 
+#[test]
+fn a_worker_that_has_just_ended_is_as_old_as_its_container() {
+    let ended = |started_at: &str| with(json!({"terminated": {"exitCode": 101, "reason": "Error", "startedAt": started_at}}));
+    let since = |pod: &Pod| match look(&job(None), Some(pod), &Surroundings::default()).state {
+        WorkerState::Running { since, node_silent: false } => since,
+        other => panic!("its Job has not said so yet: {other:?}"),
+    };
+    let late = "2026-11-04T00:00:45Z";
+    assert_eq!(since(&ended(late)), time(late), "its pod has waited for a node");
+    assert_eq!(since(&ended("0001-01-01T00:00:00Z")), time(CREATED), "the kubelet does not know");
+}
+
 fn event(reason: &str) -> Event {
     serde_json::from_value(json!({"metadata": {}, "involvedObject": {}, "reason": reason, "message": "why", "lastTimestamp": CREATED}))
         .unwrap()
