@@ -227,7 +227,7 @@ impl LagUnknown {
         match self {
             Self::NoCommittedOffset => "it has committed no offset",
             Self::NoLeader => "a partition has no leader",
-            Self::CoordinatorSilent => "its coordinator does not answer",
+            Self::CoordinatorSilent => "its coordinator does not say how far it is",
             Self::Stale => "offsets could not be read for five minutes",
             Self::RequiredMissing => "it is required, and has committed no offset",
         }

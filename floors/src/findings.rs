@@ -6,7 +6,7 @@ use crate::{
     MINUTE_MS, Retention,
     assess::GroupLag,
     groups::{GroupRecord, LagPoint, Position},
-    lag::{Effective, TimeLeft},
+    lag::{Behind, By, Effective, TimeLeft},
     policy::{Rules, Slo},
     retention::percent_of,
     verdict::Repair,
@@ -173,9 +173,12 @@ impl Detect<'_> {
             .then(|| Finding::OffsetsExpiring { group: self.name.to_owned(), within_ms: (kept_ms - passed_ms).max(0) })
     }
 
+    /// One that has read everything skips nothing, also where markers of transactions follow.
     fn offsets_forgotten(&self) -> Option<Finding> {
-        let unread =
-            |partition: &i32, committed: i64| self.lag.partitions.get(partition).and_then(|p| p.end).is_some_and(|end| end > committed);
+        let unread = |partition: &i32, committed: i64| {
+            let lag = self.lag.partitions.get(partition);
+            lag.is_some_and(|p| p.end.is_some_and(|end| end > committed) && !matches!(p.behind, Behind::Known { by: By::End, .. }))
+        };
         let since = |(partition, position): (&i32, &Position)| position.forgotten_ms.filter(|_| unread(partition, position.committed));
         let since_ms = self.record.positions.iter().filter_map(since).min()?;
         Some(Finding::OffsetsForgotten { group: self.name.to_owned(), since_ms })

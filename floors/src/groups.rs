@@ -32,7 +32,7 @@ pub struct GroupRecord {
     /// group without them commits, as by `assign()`, from each commit.
     #[serde(default)]
     pub had_members: bool,
-    /// The coordinator did not answer in the last round.
+    /// The coordinator did not say in the last round how far it is.
     pub silent: bool,
 }
 

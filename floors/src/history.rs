@@ -1,7 +1,7 @@
 //! What weir remembers of a topic from round to round. It survives restarts as JSON; its size is bounded by partitions
 //! and groups, not by time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -96,6 +96,13 @@ impl History {
         &self.topic_id
     }
 
+    /// Groups that the broker should still know, whether it lists them or not. One that it has forgotten is known to be gone until
+    /// it comes back.
+    pub fn expected_groups(&self) -> BTreeSet<String> {
+        let expected = |record: &GroupRecord| record.positions.is_empty() || !record.is_forgotten();
+        self.groups.iter().filter(|(_, record)| expected(record)).map(|(name, _)| name.clone()).collect()
+    }
+
     /// What weir raised and has not taken back, by key.
     pub fn raised(&self) -> &BTreeMap<String, Raised> {
         &self.raised
@@ -170,10 +177,13 @@ impl History {
         if news {
             if self.is_lowered(keys) {
                 // Who was there before may have been thrown out, and gone on behind what it lost, since the last look.
-                self.find_losses(seen);
+                self.find_losses(seen, |_| true);
             }
             self.observe_groups(seen);
-            self.find_losses(seen);
+            if seen.groups.is_some() {
+                // A silent one may have read on; what it has lost is found when it says how far it is.
+                self.find_losses(seen, |record| !record.silent);
+            }
             self.note_lag(seen, keys);
             self.forget_losses(seen.offsets_at_ms.saturating_sub(self.look_back_ms()));
         }
@@ -237,9 +247,9 @@ impl History {
     }
 
     /// What lies between a committed offset and the log's start is gone.
-    fn find_losses(&mut self, seen: &Observed) {
+    fn find_losses(&mut self, seen: &Observed, is_judged: impl Fn(&GroupRecord) -> bool) {
         let mut lost = Vec::new();
-        for (name, record) in &self.groups {
+        for (name, record) in self.groups.iter().filter(|(_, record)| is_judged(record)) {
             for (partition, position) in &record.positions {
                 if let Some(Some(log)) = seen.partitions.get(partition) {
                     lost.push((name.clone(), *partition, position.committed, log.start));

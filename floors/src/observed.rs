@@ -16,7 +16,8 @@ pub struct Observed {
     pub offsets_at_ms: i64,
     /// Every partition; `None` where no leader answered.
     pub partitions: BTreeMap<i32, Option<Log>>,
-    /// Every group with committed offsets or members on the topic; `None`: they could not be listed.
+    /// Every group with committed offsets or members on the topic, and each of [`crate::History::expected_groups`] that did not
+    /// answer: the broker has forgotten those that are missing. `None`: groups could not be listed.
     pub groups: Option<BTreeMap<String, GroupSeen>>,
     /// The broker's `offsets.retention.minutes`, where it was observed.
     pub offsets_retention_ms: Option<i64>,
@@ -37,7 +38,7 @@ pub struct Log {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupSeen {
     pub state: GroupState,
-    /// By partition, where there is one; `None`: the coordinator did not answer.
+    /// By partition, where there is one; `None`: the coordinator did not say.
     pub committed: Option<BTreeMap<i32, i64>>,
 }
 

@@ -1,7 +1,12 @@
 //! What is wrong with a group: each detector with what sets it off, and with what does not.
 
 use super::world::{BEGIN_MS, GROUP, World, lag};
-use crate::{Assessment, DAY_MS, HOUR_MS, MINUTE_MS, findings::Finding, lag::TimeLeft, observed::GroupState};
+use crate::{
+    Assessment, DAY_MS, HOUR_MS, MINUTE_MS,
+    findings::Finding,
+    lag::TimeLeft,
+    observed::{GroupSeen, GroupState},
+};
 
 fn dead(said: &Assessment) -> Option<i64> {
     said.findings.iter().find_map(|f| if let Finding::DeadConsumer { since_ms, .. } = f { Some(*since_ms) } else { None })
@@ -90,6 +95,56 @@ fn a_group_that_was_forgotten_is_told_of_until_it_commits_again() {
     world.group().committed = Some([].into());
     let said = world.pass(MINUTE_MS, MINUTE_MS, 0, 0);
     assert!(lag(&said).forgotten && !forgotten(&said), "{:?}", said.findings);
+    // What comes then may be a record, until it is seen to be a transaction's marker.
+    assert!(forgotten(&world.pass(MINUTE_MS, MINUTE_MS, 1, 0)));
+    world.read(60, None);
+    let said = world.look();
+    assert!(lag(&said).forgotten && !forgotten(&said), "{:?}", said.findings);
+    assert!(forgotten(&world.pass(MINUTE_MS, MINUTE_MS, 1, 0)), "a record behind it");
+}
+
+#[test]
+fn a_group_is_expected_until_the_broker_has_forgotten_it() {
+    let mut world = World::new();
+    world.keeps_up(HOUR_MS);
+    let expected = |world: &World| world.history.expected_groups();
+    world.group().committed = None;
+    world.falls_behind(MINUTE_MS);
+    assert_eq!(expected(&world), [GROUP.to_owned()].into());
+    // Whoever has members has to be heard before it is known what they have committed.
+    world.seen.groups.as_mut().unwrap().insert("mute".into(), GroupSeen { state: GroupState::Stable, committed: None });
+    world.falls_behind(MINUTE_MS);
+    assert_eq!(expected(&world), [GROUP.to_owned(), "mute".into()].into());
+    world.seen.groups = Some([].into());
+    world.now_ms += MINUTE_MS;
+    world.look();
+    assert!(expected(&world).is_empty());
+}
+
+/// It may have read what is deleted behind its last known offset.
+#[test]
+fn a_group_of_which_nothing_is_heard_has_lost_nothing_yet() {
+    for groups_are_listed in [true, false] {
+        for (back_at, lost) in [(120, None), (60, Some((60, 90)))] {
+            let mut world = World::new();
+            world.keeps_up(HOUR_MS);
+            let mut groups = world.seen.groups.clone();
+            world.group().committed = None;
+            if !groups_are_listed {
+                world.seen.groups = None;
+            }
+            world.now_ms += HOUR_MS;
+            world.log().start = 90;
+            world.log().end = 120;
+            world.look();
+            assert_eq!(world.history.gaps().len(), 0);
+            groups.as_mut().unwrap().get_mut(GROUP).unwrap().committed = Some([(0, back_at)].into());
+            world.seen.groups = groups;
+            world.now_ms += MINUTE_MS;
+            world.look();
+            assert_eq!(world.history.gaps().first().map(|gap| (gap.from, gap.to)), lost);
+        }
+    }
 }
 
 #[test]

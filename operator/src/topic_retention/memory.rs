@@ -9,7 +9,7 @@ use weir_floors::{History, assess::WantedRead, config::TopicConfig, history::LOO
 use weir_kafka::AdminError;
 
 use super::{
-    governance::Governance,
+    governance::{Governance, Topic},
     keeping::Keeping,
     observe::Lags,
     owned::{Fight, Owners},
@@ -116,6 +116,12 @@ impl Memory {
     /// Topics of which policies that are gone still ask for something.
     pub fn lives_on(&self) -> BTreeSet<String> {
         self.topics.iter().filter(|(_, t)| t.history.is_governed()).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Groups of topics that brokers should still know. Those of a topic that is new to this process come with the next look, and
+    /// are silent until then, if they are not listed.
+    pub fn expected_groups(&self, topics: &BTreeMap<String, Topic>) -> BTreeSet<String> {
+        topics.keys().filter_map(|topic| self.topics.get(topic)).flat_map(|topic| topic.history.expected_groups()).collect()
     }
 
     pub fn reads(&self) -> BTreeMap<String, Vec<WantedRead>> {

@@ -27,6 +27,9 @@ use super::{
 const READS_MAX: usize = 512;
 /// No topic is read any more after that.
 const READING_MAX: Duration = Duration::from_secs(10);
+/// Groups that are asked about in one look without being listed. One that was deleted is known to be so after the first time, and is
+/// asked about no more; those beyond are silent until then.
+pub const UNLISTED_MAX: usize = 2_000;
 
 /// By topic, those that could be described.
 pub async fn configs<K: Kafka>(kafka: &K, topics: BTreeSet<String>) -> Result<BTreeMap<String, TopicConfig>, AdminError> {
@@ -63,9 +66,13 @@ pub struct Lags {
     pub asked_ms: i64,
     /// By topic, of every partition.
     partitions: BTreeMap<String, BTreeMap<i32, Option<Log>>>,
-    /// By topic; `None`: groups could not be listed.
+    /// By topic, of groups that have answered; `None`: groups could not be listed.
     groups: Option<BTreeMap<String, Groups>>,
-    /// Groups that have said at some time what they have committed.
+    /// What was said of groups that were described.
+    states: BTreeMap<String, GroupState>,
+    /// Groups that have said in this look what they have committed, and be it nothing.
+    answered: BTreeSet<String>,
+    /// Listed groups that have said so at some time.
     heard_of: BTreeSet<String>,
     brokers: Brokers,
     /// Of the fullest disk; `None`: some disk is not known.
@@ -97,6 +104,8 @@ pub struct Look {
     pub topics: BTreeMap<String, Topic>,
     /// Records whose times are wanted, by topic.
     pub reads: BTreeMap<String, Vec<WantedRead>>,
+    /// Groups of the topics that brokers should still know, whether they list them or not.
+    pub expected: BTreeSet<String>,
     pub before: Lags,
     pub now_ms: i64,
 }
@@ -111,22 +120,29 @@ pub async fn lags<K: Kafka>(kafka: &K, look: Look) -> Result<Lags, AdminError> {
     let (listed, broker) = futures::join!(kafka.groups(), kafka.broker_config());
     let listed = listed?;
     let names: BTreeSet<String> = listed.groups.iter().filter(|(_, s)| **s != admin::GroupState::Dead).map(|(g, _)| g.clone()).collect();
-    let (described, committed, ends, log_dirs) = futures::join!(
+    let unlisted: BTreeSet<String> = look.expected.difference(&names).take(UNLISTED_MAX).cloned().collect();
+    let (described, committed, of_unlisted, ends, log_dirs) = futures::join!(
         kafka.describe_groups(names.clone()),
         kafka.committed(names.clone()),
+        committed_unlisted(kafka, unlisted),
         kafka.offsets(every_partition(&look.topics, OffsetSpec::Latest)),
         log_dirs(kafka, &look.topics)
     );
-    let (described, committed, ends) = (described?, committed?, ends?);
-    let mut heard_of: BTreeSet<String> = committed.iter().filter(|(_, answer)| answer.is_ok()).map(|(group, _)| group.clone()).collect();
-    heard_of.extend(look.before.heard_of.intersection(&names).cloned());
+    let (described, mut committed, ends) = (described?, committed?, ends?);
+    committed.extend(of_unlisted?);
+    let states = states(&described);
+    let answered: BTreeSet<String> = committed.iter().filter(|(_, answer)| answer.is_ok()).map(|(group, _)| group.clone()).collect();
+    let was_heard = |group: &&String| answered.contains(*group) || look.before.heard_of.contains(*group);
+    let heard_of: BTreeSet<String> = names.iter().filter(was_heard).cloned().collect();
     // A group that never said a word may be on any topic; so may one of a broker that does not answer.
     let all_known = listed.errors.is_empty() && heard_of == names;
-    let groups = all_known.then(|| by_topic(&look.topics, &described, &committed, &look.before));
+    let groups = all_known.then(|| by_topic(&look.topics, &described, &states, &committed));
     Ok(Lags {
         asked_ms: look.now_ms,
         partitions: look.topics.iter().map(|(name, topic)| (name.clone(), logs(name, topic, (&starts, &ends), &log_dirs))).collect(),
         groups,
+        states,
+        answered,
         heard_of,
         used_percent: log_dirs.used_percent(),
         brokers: broker.map_or(look.before.brokers, |config| config.as_ref().map(Brokers::of).unwrap_or_default()),
@@ -207,31 +223,36 @@ async fn log_dirs<K: Kafka>(kafka: &K, topics: &BTreeMap<String, Topic>) -> LogD
     found
 }
 
-/// Every group with committed offsets or members on each topic. One that does not answer is silent where it was before.
+/// What groups have committed that are not listed. They are asked about beside the others: a coordinator that is away takes until the
+/// deadline, and only so many groups are asked about at the same time.
+async fn committed_unlisted<K: Kafka>(kafka: &K, groups: BTreeSet<String>) -> Result<Answers<CommittedOffsets>, AdminError> {
+    if groups.is_empty() {
+        return Ok(Answers::new());
+    }
+    kafka.committed(groups).await
+}
+
+fn states(described: &Answers<GroupDescription>) -> BTreeMap<String, GroupState> {
+    described.iter().filter_map(|(group, answer)| Some((group.clone(), state(answer.as_ref().ok()?.state)))).collect()
+}
+
+/// Every group that has answered, on each topic on which it has committed offsets or members.
 fn by_topic(
     topics: &BTreeMap<String, Topic>,
     described: &Answers<GroupDescription>,
+    states: &BTreeMap<String, GroupState>,
     committed: &Answers<CommittedOffsets>,
-    before: &Lags,
 ) -> BTreeMap<String, Groups> {
     let mut all: BTreeMap<String, Groups> = topics.keys().map(|topic| (topic.clone(), Groups::new())).collect();
     for (group, answer) in committed {
+        let Ok(offsets) = answer else { continue };
+        let state = states.get(group).copied().unwrap_or(GroupState::Unknown);
         let description = described.get(group).and_then(|d| d.as_ref().ok());
-        let state = description.map_or(GroupState::Unknown, |d| state(d.state));
-        let mut on = |topic: &str, committed: Option<BTreeMap<i32, i64>>| {
+        let members = description.into_iter().flat_map(|d| &d.members).flat_map(|m| &m.partitions).map(|p| &p.topic);
+        let named: BTreeSet<&String> = offsets.keys().map(|p| &p.topic).chain(members).collect();
+        for topic in named {
             if let Some(groups) = all.get_mut(topic) {
-                groups.insert(group.clone(), GroupSeen { state, committed });
-            }
-        };
-        match answer {
-            Ok(offsets) => {
-                let members = description.into_iter().flat_map(|d| &d.members).flat_map(|m| &m.partitions).map(|p| &p.topic);
-                let named: BTreeSet<&String> = offsets.keys().map(|p| &p.topic).chain(members).collect();
-                named.into_iter().for_each(|topic| on(topic, of_topic(topic, offsets)));
-            }
-            Err(_) => {
-                let was_on = before.groups.iter().flatten().filter(|(_, groups)| groups.contains_key(group));
-                was_on.for_each(|(topic, _)| on(topic, None));
+                groups.insert(group.clone(), GroupSeen { state, committed: of_topic(topic, offsets) });
             }
         }
     }
@@ -263,23 +284,39 @@ fn with_default(mut config: TopicConfig, retention_ms: Option<&String>) -> Topic
     config
 }
 
-/// One topic as it was observed. `lags`: the last look, which may be older than the configuration.
+/// Groups on a topic: those that have answered, and those that should be there and have not, which are silent. Brokers leave out of
+/// their lists what this identity may not describe, and what has no coordinator, and do not say so: that a group is not listed
+/// does not mean that it is gone.
+fn groups(answered_here: &Groups, expected: &BTreeSet<String>, lags: &Lags) -> Groups {
+    let silent = |group: &String| {
+        let state = lags.states.get(group).copied().unwrap_or(GroupState::Unknown);
+        (group.clone(), GroupSeen { state, committed: None })
+    };
+    let mut groups = answered_here.clone();
+    groups.extend(expected.difference(&lags.answered).map(silent));
+    groups
+}
+
+/// One topic as it was observed. `expected`: groups of it that brokers should still know. `lags`: the last look, which may be older
+/// than the configuration, and may have asked about others.
 pub fn observed(
     name: &str,
     topic: &Topic,
     config: Option<TopicConfig>,
     config_is_fresh: bool,
+    expected: &BTreeSet<String>,
     lags: &Lags,
     max_used_percent: u32,
 ) -> Observed {
     let known = lags.partitions.get(name);
+    let answered_here = lags.groups.as_ref().and_then(|groups| groups.get(name));
     Observed {
         topic_id: topic.description.id.clone(),
         config: config.map(|config| with_default(config, lags.brokers.retention_ms.as_ref())),
         config_is_fresh,
         offsets_at_ms: if known.is_some() { lags.asked_ms } else { 0 },
         partitions: known.cloned().unwrap_or_default(),
-        groups: lags.groups.as_ref().and_then(|groups| groups.get(name)).cloned(),
+        groups: answered_here.map(|answered_here| groups(answered_here, expected, lags)),
         offsets_retention_ms: lags.brokers.offsets_retention_ms,
         storage: Storage { used_percent: lags.used_percent, max_used_percent },
         reads: lags.reads.get(name).cloned().unwrap_or_default(),

@@ -143,7 +143,9 @@ async fn look<K: Kafka>(
     let shown: BTreeSet<String> = scene.floors.iter().map(|floor| floor.spec.topic.clone()).collect();
     let found = Governance::look(&**kafka, &scene.cluster, &scene.policies, &lives_on, &shown, before, now_ms).await?;
     if memory.looking.is_empty() {
-        let look = Look { topics: found.described(), reads: memory.reads(), before: memory.lags.clone(), now_ms };
+        let topics = found.described();
+        let expected = memory.expected_groups(&topics);
+        let look = Look { topics, reads: memory.reads(), expected, before: memory.lags.clone(), now_ms };
         let kafka = Arc::clone(kafka);
         memory.looking.spawn(async move { observe::lags(&*kafka, look).await });
     }
@@ -173,7 +175,8 @@ async fn observe<K: Kafka>(kafka: &K, scene: &Scene, memory: &mut Memory, now_ms
         let is_fresh = found.is_some();
         let memory = remembered.entry(name.clone()).or_insert_with(begin);
         memory.history.acknowledge(&acknowledged(floors.get(name.as_str()).copied()));
-        let observed = observe::observed(name, topic, memory.config(found, now_ms), is_fresh, lags, max_used_percent);
+        let (config, expected) = (memory.config(found, now_ms), memory.history.expected_groups());
+        let observed = observe::observed(name, topic, config, is_fresh, &expected, lags, max_used_percent);
         seen.insert(name.clone(), Seen { observed, holds: holds.remove(name).unwrap_or_default() });
     }
     seen

@@ -103,7 +103,9 @@ fn a_worker_that_has_just_ended_is_as_old_as_its_container() {
     let ended = |started_at: &str| with(json!({"terminated": {"exitCode": 101, "reason": "Error", "startedAt": started_at}}));
     let since = |pod: &Pod| match look(&job(None), Some(pod), &Surroundings::default()).state {
         WorkerState::Running { since, node_silent: false } => since,
-        other => panic!("its Job has not said so yet: {other:?}"),
+        other @ (WorkerState::Starting { .. } | WorkerState::Running { .. } | WorkerState::Ended { .. }) => {
+            panic!("its Job has not said so yet: {other:?}")
+        }
     };
     let late = "2026-11-04T00:00:45Z";
     assert_eq!(since(&ended(late)), time(late), "its pod has waited for a node");

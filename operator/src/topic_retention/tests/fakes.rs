@@ -41,6 +41,8 @@ pub struct FakeCluster {
     pub hides_configs: bool,
     /// Topics that may not be described; their configurations may be read and altered all the same.
     pub denied: BTreeSet<String>,
+    /// Groups that brokers leave out of their lists, as such that may not be described.
+    pub unlisted: BTreeSet<String>,
     /// A broker that was not heard when groups were listed.
     pub hides_groups: bool,
     /// No broker says what it is set to.
@@ -107,7 +109,7 @@ impl Kafka for FakeKafka {
 
     async fn groups(&self) -> Result<GroupList, AdminError> {
         self.ask("groups", |c| GroupList {
-            groups: c.groups.keys().map(|group| (group.clone(), GroupState::Stable)).collect(),
+            groups: c.groups.keys().filter(|group| !c.unlisted.contains(*group)).map(|g| (g.clone(), GroupState::Stable)).collect(),
             errors: if c.hides_groups { vec![RequestError::NoAnswer] } else { vec![] },
         })
     }
@@ -125,7 +127,11 @@ impl Kafka for FakeKafka {
                 let described = committed.iter().filter(|(topic, _)| !c.denied.contains(*topic));
                 described.map(|(topic, offset)| (at(topic), Ok(*offset))).collect()
             };
-            let of = |group: &String| c.groups[group].as_ref().map(offsets).ok_or(RequestError::NoAnswer);
+            let of = |group: &String| match c.groups.get(group) {
+                Some(committed) => committed.as_ref().map(offsets).ok_or(RequestError::NoAnswer),
+                // There is none of that name.
+                None => Ok(CommittedOffsets::new()),
+            };
             groups.into_iter().map(|group| (group.clone(), of(&group))).collect()
         })
     }

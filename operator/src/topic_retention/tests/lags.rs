@@ -1,6 +1,9 @@
 //! What one look at offsets and groups makes of the answers.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use weir_floors::{
     assess::WantedRead,
@@ -14,7 +17,7 @@ use super::{
 };
 use crate::topic_retention::{
     governance::Topic,
-    observe::{Lags, Look, fair, lags, observed, read},
+    observe::{Lags, Look, UNLISTED_MAX, fair, lags, observed, read},
 };
 
 fn topic() -> Topic {
@@ -23,13 +26,26 @@ fn topic() -> Topic {
 }
 
 async fn look(kafka: &FakeKafka, before: &Lags) -> Lags {
+    look_for(kafka, before, &named(&[GROUP])).await
+}
+
+async fn look_for(kafka: &FakeKafka, before: &Lags, expected: &BTreeSet<String>) -> Lags {
     let topics = BTreeMap::from([(TOPIC.to_owned(), topic())]);
-    lags(kafka, Look { topics, reads: BTreeMap::new(), before: before.clone(), now_ms: 1000 }).await.unwrap()
+    let expected = expected.clone();
+    lags(kafka, Look { topics, reads: BTreeMap::new(), expected, before: before.clone(), now_ms: 1000 }).await.unwrap()
+}
+
+fn named(groups: &[&str]) -> BTreeSet<String> {
+    groups.iter().map(|group| (*group).to_owned()).collect()
 }
 
 /// What was committed on the topic, by group; `None`: groups are not known.
 fn committed(lags: &Lags) -> Option<BTreeMap<String, Option<i64>>> {
-    let groups = observed(TOPIC, &topic(), None, false, lags, 100).groups?;
+    committed_of(lags, &named(&[GROUP]))
+}
+
+fn committed_of(lags: &Lags, expected: &BTreeSet<String>) -> Option<BTreeMap<String, Option<i64>>> {
+    let groups = observed(TOPIC, &topic(), None, false, expected, lags, 100).groups?;
     Some(groups.into_iter().map(|(name, seen)| (name, seen.committed.and_then(|c| c.get(&0).copied()))).collect())
 }
 
@@ -66,11 +82,51 @@ async fn groups_of_which_nothing_was_heard_may_be_anywhere() {
     assert!(committed(&look(&world.kafka, &Lags::default()).await).is_some());
 }
 
+#[tokio::test]
+async fn a_group_that_is_not_listed_is_asked_about_by_name_and_gone_only_if_that_is_the_answer() {
+    let world = World::new("Audit");
+    let seen = async || committed(&look(&world.kafka, &Lags::default()).await);
+    world.kafka().unlisted.insert(GROUP.into());
+    assert_eq!(seen().await, Some(BTreeMap::from([(GROUP.to_owned(), Some(100))])));
+    world.kafka().groups.insert(GROUP.into(), None);
+    assert_eq!(seen().await, Some(BTreeMap::from([(GROUP.to_owned(), None)])));
+    world.kafka().groups.remove(GROUP);
+    assert_eq!(seen().await, Some(BTreeMap::new()));
+}
+
+#[tokio::test]
+async fn what_was_not_asked_about_is_silent_and_what_is_not_expected_is_not_asked_about() {
+    let world = World::new("Audit");
+    world.kafka().groups.clear();
+    let mut expected: BTreeSet<String> = (0..UNLISTED_MAX).map(|number| format!("batch-{number}")).collect();
+    expected.insert("later".into());
+    let lags = look_for(&world.kafka, &Lags::default(), &expected).await;
+    assert_eq!(committed_of(&lags, &expected), Some(BTreeMap::from([("later".to_owned(), None)])));
+    // A history that was taken up behind the look.
+    assert_eq!(committed(&lags), Some(BTreeMap::from([(GROUP.to_owned(), None)])));
+    let asked = || world.kafka().asked.iter().filter(|asked| **asked == "committed").count();
+    let before = asked();
+    look_for(&world.kafka, &lags, &BTreeSet::new()).await;
+    assert_eq!(asked() - before, 1, "of those that are listed, and no others");
+}
+
+#[tokio::test]
+async fn a_group_that_is_silent_after_a_look_in_vain_stays_where_it_was() {
+    let world = World::new("Audit");
+    let first = look(&world.kafka, &Lags::default()).await;
+    world.kafka().hides_groups = true;
+    let second = look(&world.kafka, &first).await;
+    assert_eq!(committed(&second), None);
+    world.kafka().hides_groups = false;
+    world.kafka().groups.insert(GROUP.into(), None);
+    assert_eq!(committed(&look(&world.kafka, &second).await), Some(BTreeMap::from([(GROUP.to_owned(), None)])));
+}
+
 /// What a topic of an hour would have without it.
 fn inherited(lags: &Lags, said: Option<&str>) -> Option<String> {
     let setting = Setting { value: "3600000".into(), source: Source::Topic, inherited: said.map(str::to_owned) };
     let config: TopicConfig = [(RETENTION_MS.to_owned(), setting)].into();
-    observed(TOPIC, &topic(), Some(config), true, lags, 100).config.unwrap().remove(RETENTION_MS).unwrap().inherited
+    observed(TOPIC, &topic(), Some(config), true, &BTreeSet::new(), lags, 100).config.unwrap().remove(RETENTION_MS).unwrap().inherited
 }
 
 #[tokio::test]

@@ -130,6 +130,37 @@ async fn records_that_a_group_skipped_are_drafted_into_a_topic_of_their_own() {
     assert_eq!((&sink["topic"], &sink["mode"]), (&json!("app_events.backfill"), &json!("SideTopic")), "others have read them");
 }
 
+/// Brokers leave out of their lists what weir may not describe, and do not say so.
+#[tokio::test]
+async fn a_group_that_is_not_listed_for_a_while_has_lost_and_skipped_nothing() {
+    let snapshot = json!({"group": GROUP, "activeAt": "2026-11-02T00:00:00Z", "committed": [{"partition": 0, "offset": 100}]});
+    let floor = json!({"state": "Healthy", "retention": "168h", "why": "", "headroom": "", "timeToLoss": "", "snapshots": [snapshot]});
+    for leader in ["the same", "one that takes up histories", "one that knows the TopicFloor only"] {
+        let mut world = World::kept();
+        let mut calls = world.pass(4).await;
+        world.kafka().unlisted.insert(GROUP.into());
+        world.kafka().groups.insert(GROUP.into(), None);
+        match leader {
+            "the same" => {}
+            "one that takes up histories" => world.succeed("b", None),
+            _ => {
+                world.store = None;
+                world.succeed("b", Some(&floor));
+            }
+        }
+        // The group reads on, and what it has read goes.
+        world.log(120, 150);
+        calls.extend(world.pass(3).await);
+        assert_eq!(status(&calls, "topicfloors")["state"], "Unknown", "{leader}");
+        world.kafka().unlisted.clear();
+        world.commit(150);
+        calls.extend(world.pass(5).await);
+        assert_eq!(status(&calls, "topicfloors")["state"], "Healthy", "{leader}");
+        assert_eq!((events(&calls), drafts(&calls).len()), (vec![], 0), "{leader}");
+        assert!(calls.iter().all(|call| call.body["status"].get("losses").is_none()), "{leader}");
+    }
+}
+
 #[tokio::test]
 async fn what_somebody_has_seen_to_is_not_told_of_any_more() {
     let mut world = behind("Enforce").await;
