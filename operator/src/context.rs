@@ -45,10 +45,17 @@ pub struct Context {
 pub struct Memory {
     pub cache: RunCache,
     pub pace: Pace,
-    /// When status was written last, and what.
-    pub written: Option<(Instant, BackfillJobStatus)>,
+    /// The status that was written last.
+    pub written: Option<Written>,
     /// Records that were published when this process first looked: not counted as published by it.
     pub published_before: Option<(u64, u64)>,
+}
+
+pub struct Written {
+    pub at: Instant,
+    pub status: BackfillJobStatus,
+    /// The object's `resourceVersion` with it; `None`: the object was gone.
+    pub version: Option<u64>,
 }
 
 impl Context {

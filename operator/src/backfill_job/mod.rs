@@ -43,7 +43,7 @@ mod workers;
 #[cfg(test)]
 mod tests;
 
-use crate::context::{Context, FIELD_MANAGER, Memory};
+use crate::context::{Context, FIELD_MANAGER, Memory, Written};
 use decision::Decision;
 use observed::Observed;
 use wait::Waiting;
@@ -97,15 +97,18 @@ pub async fn reconcile(job: Arc<BackfillJob>, ctx: Arc<Context>) -> Result<Actio
     }
 }
 
-/// The watch may not have brought our own last write yet.
+/// The watch may not have brought our own last write yet. What came later stands, whoever wrote it: so the last word of a leader
+/// that has slept is seen, and put right.
 fn with_latest_status(job: Arc<BackfillJob>, memory: &Memory) -> Arc<BackfillJob> {
-    let Some((_, status)) = &memory.written else { return job };
-    if job.status.as_ref() == Some(status) {
-        return job;
-    }
+    let Some(written) = memory.written.as_ref().filter(|written| version(&job) < written.version) else { return job };
     let mut job = (*job).clone();
-    job.status = Some(status.clone());
+    job.status = Some(written.status.clone());
     Arc::new(job)
+}
+
+/// Of two versions of an object the higher one is the later one.
+fn version(job: &BackfillJob) -> Option<u64> {
+    job.resource_version()?.parse().ok()
 }
 
 /// Writes status and events where something has changed; says when to come back where it is too soon to.
@@ -125,7 +128,7 @@ async fn show(
     if old == Some(&new) {
         return Ok(None);
     }
-    let (since, interval) = (memory.written.as_ref().map(|(at, _)| at.elapsed()), interval(old, &new));
+    let (since, interval) = (memory.written.as_ref().map(|written| written.at.elapsed()), interval(old, &new));
     if let Some(since) = since.filter(|since| *since < interval) {
         return Ok(Some(interval - since));
     }
@@ -135,8 +138,8 @@ async fn show(
     {
         tracing::warn!(?from, ?to, job = %seen.name(), namespace = %seen.namespace(), "a phase that should not follow");
     }
-    write(ctx, seen, &new).await?;
-    memory.written = Some((Instant::now(), new.clone()));
+    let version = write(ctx, seen, &new).await?;
+    memory.written = Some(Written { at: Instant::now(), status: new.clone(), version });
     let reference = seen.job.object_ref(&());
     for event in events::events(old, &new) {
         tracing::info!(job = %seen.name(), namespace = %seen.namespace(), reason = %event.reason, note = event.note.as_deref(), "event");
@@ -158,7 +161,8 @@ fn interval(old: Option<&BackfillJobStatus>, new: &BackfillJobStatus) -> Duratio
     if only_numbers && new.partitions.len() >= LARGE_STATUS_SLICES { LARGE_STATUS_INTERVAL } else { STATUS_INTERVAL }
 }
 
-async fn write(ctx: &Context, seen: &Observed, status: &BackfillJobStatus) -> Result<(), Error> {
+/// Returns the version of the object with it; `None`: it is gone.
+async fn write(ctx: &Context, seen: &Observed, status: &BackfillJobStatus) -> Result<Option<u64>, Error> {
     let api: Api<BackfillJob> = Api::namespaced(ctx.client.clone(), seen.namespace());
     let patch = serde_json::json!({
         "apiVersion": BackfillJob::api_version(&()),
@@ -169,8 +173,8 @@ async fn write(ctx: &Context, seen: &Observed, status: &BackfillJobStatus) -> Re
     });
     let params = PatchParams::apply(FIELD_MANAGER).force();
     match api.patch_status(seen.name(), &params, &Patch::Apply(&patch)).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(gone)) if gone.code == 404 || gone.code == 409 => Ok(()),
+        Ok(written) => Ok(version(&written)),
+        Err(kube::Error::Api(gone)) if gone.code == 404 || gone.code == 409 => Ok(None),
         Err(error) => Err(Error::Status(error)),
     }
 }
