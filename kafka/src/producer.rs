@@ -100,6 +100,8 @@ impl Producer {
         config
             .set("transactional.id", transactional_id)
             .set("transaction.timeout.ms", TRANSACTION_TIMEOUT.as_millis().to_string())
+            // A topic that somebody has deleted is never made again by asking for it.
+            .set("allow.auto.create.topics", "false")
             .set("compression.type", "lz4")
             .set("linger.ms", LINGER.as_millis().to_string())
             .set("queue.buffering.max.kbytes", QUEUE_KILOBYTES_MAX.to_string())

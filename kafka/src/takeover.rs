@@ -7,14 +7,15 @@
 //! 2. read who holds the bucket; one of a higher generation, or one that came after this very session, means to yield;
 //! 3. commit a holder's record of its own;
 //! 4. initialise the rotating ids, its own and all that the last holder recorded;
-//! 5. read the progress up to the log's end.
+//! 5. read the progress up to the log's end, and who holds the bucket by then; another one means to yield.
 //!
 //! What a session commits after that follows on what it has read. *Claim:* once another session has been through step 4,
 //! the first commits nothing any more, although it initialises ids again as it goes on. For each id, either its last
 //! initialisation came before the other's step 4, and then the brokers refuse what it sends; or it came after, and so after
-//! the other's record of step 3 was in the log. Then [`Watch::check`], which reads the log up to its end as it is after the
-//! initialisation, sees that record, and the producer is never used. It reads uncommitted, so it need not wait for markers;
-//! that it may see the record of a session which then died in step 3 costs an attempt and nothing else.
+//! the other's record of step 3 was in the log. If it was that of step 4, then step 5 sees that record: the other one may have
+//! committed something since, may go on with another id, and must not be joined. If it was a later one, [`Watch::check`], which
+//! reads the log up to its end as it is after the initialisation, sees it, and the producer is never used. It reads uncommitted,
+//! so it need not wait for markers; that it may see the record of a session which then died in step 3 costs an attempt and nothing else.
 //!
 //! Whatever the first session had open when it was fenced has ended when step 4 returns, so step 5 misses nothing.
 //!
@@ -83,15 +84,34 @@ pub(crate) struct TakenOver {
 
 /// Takes the bucket over, in the order that this module's head gives.
 pub(crate) fn take_over(target: Target<'_>, settings: &Settings, holder: &mut Holder) -> Result<TakenOver, TransactionError> {
+    let signed_in = begin(target, settings, holder)?;
+    // If we die here, the bucket has a holder that is no more: the next one finds all ids in its record.
+    weir_failpoints::reached("kafka.signed-in");
+    signed_in.go_on(settings)
+}
+
+/// A session whose record is in the log, after steps 1 to 3.
+struct SignedIn {
+    /// Of the bucket's records.
+    prefix: String,
+    /// To be fenced.
+    ids: BTreeSet<String>,
+    /// Of these, those that it uses itself, in that order.
+    own: Vec<String>,
+    log: ProgressLog,
+    watch: Watch,
+    ends: Arc<Reader>,
+}
+
+fn begin(target: Target<'_>, settings: &Settings, holder: &mut Holder) -> Result<SignedIn, TransactionError> {
     let key = holder_key(target.transactional_id);
     let prefix = format!("{}/", target.transactional_id);
-    let wanted = |key: &str| key.starts_with(&prefix);
     let bucket = Producer::new(settings, target.transactional_id)?;
     bucket.init(&NEVER)?;
     let ends = Reader::new(target.config, target.progress_topic, Isolation::Uncommitted).map_err(TransactionError::Progress)?;
     let ends = Arc::new(ends);
     let mut log = ProgressLog::new(target.config, target.progress_topic, Arc::clone(&ends)).map_err(TransactionError::Progress)?;
-    log.catch_up(wanted).map_err(TransactionError::Progress)?;
+    log.catch_up(|key| key.starts_with(&prefix)).map_err(TransactionError::Progress)?;
     let last = log.found().get(&key).map(|value| parse(&key, value)).transpose()?;
     holder.admit(last.as_ref())?;
     let own = rotating_ids(target.transactional_id);
@@ -100,20 +120,32 @@ pub(crate) fn take_over(target: Target<'_>, settings: &Settings, holder: &mut Ho
     let record = BucketHolder::new(holder.run.clone(), holder.attempt, holder.session.clone(), ids.clone());
     sign_in(bucket, ProgressRecord { topic: target.progress_topic, key: &key, value: &to_bytes(&record) })?;
     holder.has_held = true;
-    // If we die here, the bucket has a holder that is no more: the next one finds all ids in its record.
-    let watch = Watch { reader: Arc::clone(&ends), key: key.clone(), own: record, next: log.end() };
-    weir_failpoints::reached("kafka.signed-in");
-    let init = || init_all(settings, &ids, &own);
-    // A test takes the guard out to show that what is read before fencing may be out of date by then.
-    let fenced = if weir_failpoints::stands(Guard::FenceBeforeReading) { Some(init()?) } else { None };
-    log.catch_up(wanted).map_err(TransactionError::Progress)?;
-    weir_failpoints::reached("kafka.progress-read");
-    let producers = match fenced {
-        Some(producers) => producers,
-        None => init()?,
-    };
-    let records = log.found().iter().filter(|(found, _)| **found != key).map(|(key, value)| (key.clone(), value.clone())).collect();
-    Ok(TakenOver { producers, records, watch, ends })
+    let watch = Watch { reader: Arc::clone(&ends), key, own: record, next: log.end() };
+    Ok(SignedIn { prefix, ids, own, log, watch, ends })
+}
+
+impl SignedIn {
+    /// Steps 4 and 5.
+    fn go_on(self, settings: &Settings) -> Result<TakenOver, TransactionError> {
+        let Self { prefix, ids, own, mut log, watch, ends } = self;
+        let init = || init_all(settings, &ids, &own);
+        // A test takes the guard out to show that what is read before fencing may be out of date by then.
+        let fenced = if weir_failpoints::stands(Guard::FenceBeforeReading) { Some(init()?) } else { None };
+        log.catch_up(|key| key.starts_with(&prefix)).map_err(TransactionError::Progress)?;
+        weir_failpoints::reached("kafka.progress-read");
+        let producers = match fenced {
+            Some(producers) => producers,
+            None => init()?,
+        };
+        let mut records = log.found().clone();
+        if let Some(value) = records.remove(&watch.key) {
+            let holder = parse(&watch.key, &value)?;
+            if holder.session != watch.own.session {
+                return Err(taken(&holder));
+            }
+        }
+        Ok(TakenOver { producers, records, watch, ends })
+    }
 }
 
 /// Taking over is never given up half-way.
@@ -181,7 +213,12 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
     use super::*;
+    use crate::{
+        mock::{ID, PROGRESS, TOPIC, cluster},
+        producer::Bounds,
+    };
 
     fn run(generation: u32) -> RunId {
         RunId { namespace: "n".into(), name: "j".into(), generation }
@@ -199,6 +236,28 @@ mod tests {
         let first = Holder { has_held: true, ..first };
         assert!(first.admit(Some(&record(&first))).is_ok(), "fenced by the coordinator's timeout, it goes on");
         assert!(matches!(first.admit(Some(&record(&second))), Err(TransactionError::Taken { .. })), "one that lost it yields");
+    }
+
+    /// Between its record and the initialisations somebody else takes the bucket over, and may be publishing.
+    #[test]
+    fn one_that_is_overtaken_while_it_takes_over_yields() {
+        let cluster = cluster();
+        let target = Target {
+            config: &cluster.config,
+            transactional_id: ID,
+            topic: TOPIC,
+            partitions: &[0],
+            max_message_bytes: 1_000_000,
+            progress_topic: PROGRESS.topic,
+        };
+        let settings =
+            Settings { config: cluster.config.clone(), topic: TOPIC.into(), max_message_bytes: 1_000_000, bounds: Bounds::default() };
+        let first = begin(target, &settings, &mut Holder::new(run(1), 1)).unwrap();
+        let second = take_over(target, &settings, &mut Holder::new(run(1), 2)).unwrap();
+        let overtaken = first.go_on(&settings).err();
+        assert!(matches!(&overtaken, Some(TransactionError::Taken { attempt: 2, .. })), "{overtaken:?}");
+        drop(second);
+        assert!(take_over(target, &settings, &mut Holder::new(run(1), 3)).is_ok(), "the next attempt takes over");
     }
 
     #[test]

@@ -79,7 +79,8 @@ pub(crate) fn status<E>(error: &SdkError<E, HttpResponse>) -> Option<u16> {
     error.raw_response().map(|response| response.status().as_u16())
 }
 
-fn cause<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Cause {
+/// What would cure the failure of a request to any store.
+pub fn cause<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Cause {
     match error {
         // Credentials are looked up while a request is made; one that needs none cannot fail otherwise.
         SdkError::ConstructionFailure(_) => Cause::Denied,
@@ -95,7 +96,8 @@ fn by_status(status: Option<u16>, code: Option<&str>) -> Cause {
         (_, Some("RequestTimeout" | "SlowDown" | "RequestTimeTooSkewed" | "OperationAborted")) => Cause::Unavailable,
         (Some(401 | 403), _) => Cause::Denied,
         (Some(408 | 409 | 429), _) => Cause::Unavailable,
-        (Some(400..=499), _) => Cause::Refused,
+        // 3xx: the bucket is somewhere else.
+        (Some(300..=499), _) => Cause::Refused,
         _ => Cause::Unavailable,
     }
 }
@@ -110,6 +112,7 @@ mod tests {
         assert_eq!(by_status(Some(404), Some("NoSuchBucket")), Cause::Refused);
         assert_eq!(by_status(Some(503), Some("SlowDown")), Cause::Unavailable);
         assert_eq!(by_status(Some(400), Some("RequestTimeout")), Cause::Unavailable);
+        assert_eq!(by_status(Some(301), Some("PermanentRedirect")), Cause::Refused);
         assert_eq!(by_status(Some(500), None), Cause::Unavailable);
         assert_eq!(by_status(None, None), Cause::Unavailable);
     }

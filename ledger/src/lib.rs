@@ -15,7 +15,7 @@ mod write;
 
 use aws_sdk_s3::Client;
 pub use client::{ClientError, s3_client};
-pub use error::{Cause, LedgerError};
+pub use error::{Cause, LedgerError, cause};
 pub use read::{Listed, whole};
 pub use swap::{Swap, Versioned};
 use weir_crds::contract::run::StoreLocation;

@@ -3,6 +3,7 @@
 use std::{
     fmt::Debug,
     future::Future,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
@@ -299,12 +300,28 @@ pub fn watched<K>(api: Api<K>) -> (Store<K>, impl Stream<Item = Result<K, watche
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
+    watched_for(api, predicates::generation)
+}
+
+/// A job's spec, and what it is shown to be: a leader that has slept may show something else on waking, of a job that nothing
+/// else would wake.
+pub fn spec_or_phase(job: &BackfillJob) -> Option<u64> {
+    let mut hasher = DefaultHasher::new();
+    let shown = job.status.as_ref().map(|status| (status.phase, &status.message));
+    (job.metadata.generation, shown).hash(&mut hasher);
+    Some(hasher.finish())
+}
+
+/// A cache of all objects of a kind, and those changes of them that `property` tells.
+pub fn watched_for<K>(
+    api: Api<K>,
+    property: fn(&K) -> Option<u64>,
+) -> (Store<K>, impl Stream<Item = Result<K, watcher::Error>> + Send + 'static)
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
     let (reader, writer) = reflector::store();
-    let changes = watcher(api, watch())
-        .default_backoff()
-        .reflect(writer)
-        .applied_objects()
-        .predicate_filter(predicates::generation, Default::default());
+    let changes = watcher(api, watch()).default_backoff().reflect(writer).applied_objects().predicate_filter(property, Default::default());
     (reader, changes)
 }
 

@@ -41,7 +41,7 @@ mod tests;
 mod topics;
 
 use crate::{
-    controllers::{self, watched},
+    controllers::{self, spec_or_phase, watched, watched_for},
     metrics::Metrics,
     server::Readiness,
     topic_resource,
@@ -96,7 +96,7 @@ pub async fn serve(
     let (policies, policy_changes) = watched(Api::all(client.clone()));
     let (clusters, cluster_changes) = watched(Api::all(client.clone()));
     let (classes, class_changes) = watched(Api::all(client.clone()));
-    let (jobs, job_changes) = watched(Api::all(client.clone()));
+    let (jobs, job_changes) = watched_for(Api::all(client.clone()), spec_or_phase);
     let changes = [
         floor_changes.map(drop).boxed(),
         policy_changes.map(drop).boxed(),

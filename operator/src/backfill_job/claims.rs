@@ -77,8 +77,8 @@ pub fn to_release(seen: &Observed, view: &LedgerView, outcome: Outcome) -> Optio
 pub async fn take(ledger: &Ledger, prefix: &str, view: &LedgerView, scope: &Scope) -> Result<Option<Waiting>, ClaimError> {
     // First, so that two jobs do not wait for what the other's earlier generation has claimed.
     let needed: Vec<Interval> = scope.slices.iter().map(|slice| slice.interval).collect();
-    let open = earlier(ledger, prefix, view, |released| !released).await?;
-    release_earlier(ledger, prefix, scope, &open, &needed).await?;
+    let all = earlier(ledger, prefix, view).await?;
+    release_earlier(ledger, prefix, scope, &all, &needed).await?;
     for target in &scope.targets {
         match (Claims { ledger, prefix, target }).take(&view.run_id, &scope.slices, &scope.event_types).await {
             Ok(()) => {}
@@ -99,7 +99,7 @@ pub async fn take(ledger: &Ledger, prefix: &str, view: &LedgerView, scope: &Scop
 }
 
 pub async fn release(ledger: &Ledger, prefix: &str, view: &LedgerView, scope: &Scope, kept: &[Interval]) -> Result<(), ClaimError> {
-    let all = earlier(ledger, prefix, view, |_| true).await?;
+    let all = earlier(ledger, prefix, view).await?;
     let kept = if has_begun(ledger, &view.keys).await? { kept } else { &[] };
     let all_kept = release_earlier(ledger, prefix, scope, &all, kept).await?;
     for target in &scope.targets {
@@ -118,16 +118,13 @@ struct Earlier {
     staged: Vec<Interval>,
 }
 
-/// `is_wanted`: of one that has given back what it claimed, or what later ones do not need, or of one that has not.
-async fn earlier(ledger: &Ledger, prefix: &str, view: &LedgerView, is_wanted: impl Fn(bool) -> bool) -> Result<Vec<Earlier>, ClaimError> {
+/// Also those that have given back what they claimed: what a later one needed was kept, and may be needed no more.
+async fn earlier(ledger: &Ledger, prefix: &str, view: &LedgerView) -> Result<Vec<Earlier>, ClaimError> {
     let mut all = Vec::new();
     let folders = ledger.folders(view.keys.job()).await?;
     for generation in folders.iter().filter_map(|folder| RunKeys::generation_of(folder)).filter(|g| *g < view.run_id.generation) {
         let run = RunId { generation, ..view.run_id.clone() };
         let keys = RunKeys::new(prefix, &run);
-        if !is_wanted(ledger.head(&keys.claims_released()).await?.is_some()) {
-            continue;
-        }
         let Some(plan) = ledger.get_json::<Plan>(&keys.plan()).await? else { continue };
         let staged = if has_begun(ledger, &keys).await? { staged(ledger, &keys, &plan.slices).await? } else { Vec::new() };
         all.push(Earlier { run, keys, slices: plan.slices, staged });

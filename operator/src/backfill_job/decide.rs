@@ -174,7 +174,7 @@ fn another_recovery(seen: &Observed, view: &LedgerView, stop: Option<Stop>) -> S
         let Some(shown) = shown.filter(|r| r.generation == view.run_id.generation) else { return Continue(()) };
         let message = format!(
             "run {} has begun, and its run.json is not below {}, where class {} has its artifacts: set the class's artifactStore back or \
-             restore the objects, or raise spec.runGeneration to begin another run",
+             restore the objects; if nothing of it was published, another run may begin here: raise spec.runGeneration",
             shown.id, view.uri, class.name
         );
         return Break(stay(seen, stop, Wait::RunNotInStore, message));

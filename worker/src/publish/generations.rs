@@ -1,10 +1,10 @@
 //! Other generations of a job, as the artifact store has them: what the earlier ones planned and where what they published
 //! lies, and whether there is a later one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use weir_crds::{
-    backfill_job::{SliceOrder, Window},
+    backfill_job::{Ordering, SliceOrder, Window},
     contract::{
         digest::Sha256Digest,
         keys::RunKeys,
@@ -110,6 +110,10 @@ impl Earlier {
         wanted: impl Fn(&Slice) -> bool,
     ) -> Result<Vec<Range>, PublishError> {
         let last = progress.and_then(|progress| progress.at.as_ref());
+        // Where slices go in order, one that progress has left behind has a manifest.
+        let in_order = self.spec.sinks.iter().filter_map(|sink| sink.kafka.as_ref()).all(|kafka| kafka.ordering == Ordering::PerKey);
+        let reached = last.and_then(|at| self.plan.slices.iter().position(|slice| slice.id == at.slice)).filter(|_| in_order);
+        let left_behind: BTreeSet<_> = self.plan.slices[..reached.unwrap_or(0)].iter().map(|slice| &slice.id).collect();
         let mut ranges = BTreeMap::new();
         for slice in self.plan.slices.iter().filter(|slice| wanted(slice)) {
             let key = self.keys.published(&slice.id, bucket);
@@ -117,6 +121,9 @@ impl Earlier {
                 Some(bytes) => {
                     let manifest = Manifest::<Published>::parse(&bytes, &self.run, self.plan_hash);
                     extend(&mut ranges, &manifest.map_err(|source| RunError::Manifest { key, source })?.body.partitions);
+                }
+                None if left_behind.contains(&slice.id) => {
+                    return Err(PublishError::ManifestGone { slice: slice.id.to_string(), bucket: bucket.to_owned() });
                 }
                 // Its last slice may be published in part.
                 None => {

@@ -4,7 +4,7 @@
 //! the same places as they had, a slice of a bucket needs the ids of the same times and the same bucket only; where they
 //! have not, planning has read all ids there are, since an event may have been published by any bucket.
 
-use std::{io, ops::ControlFlow};
+use std::{collections::BTreeMap, io, ops::ControlFlow};
 
 use tokio::{runtime::Handle, sync::OnceCell};
 use weir_crds::{
@@ -87,6 +87,18 @@ pub fn read_ids(
     }
 }
 
+/// What a generation published whose plan is not in the artifact store cannot be told from what is missing.
+fn require_known(identity: &Identity, unknown: &BTreeMap<u32, BucketProgress>) -> Result<(), PublishError> {
+    let is_here = |record: &BucketProgress| record.cluster_id == identity.sink.cluster_id && record.topic_id == identity.sink.topic_id;
+    match unknown.iter().find(|(_, record)| record.at.is_some() && is_here(record)) {
+        None => Ok(()),
+        Some((generation, _)) => Err(PublishError::ProgressLost {
+            bucket: identity.bucket.id.clone(),
+            what: format!("generation {generation} has published here, and its plan is not in the artifact store"),
+        }),
+    }
+}
+
 /// Earlier generations of the job, as far as they concern a bucket.
 pub struct Generations {
     /// Those whose events have the same places, each with its last progress record of the bucket.
@@ -100,13 +112,15 @@ impl Generations {
         let run = &identity.planned.run;
         let part = identity.sink.present.as_ref();
         let planned = Handle::current().block_on(planned.get_or_try_init(|| fetch(run, part)))?.clone();
-        let mut alike = Vec::new();
+        let (mut alike, mut unknown) = (Vec::new(), records.earlier.clone());
         for earlier in Handle::current().block_on(generations::earlier(run))? {
+            unknown.remove(&earlier.run.generation);
             if earlier.published_to(&identity.sink)? && !earlier.places_otherwise(&identity.planned.plan, &run.spec, &identity.sink.name) {
                 let progress = records.earlier.remove(&earlier.run.generation);
                 alike.push((earlier, progress));
             }
         }
+        require_known(identity, &unknown)?;
         Ok(Self { alike, planned })
     }
 

@@ -3,6 +3,7 @@
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use thiserror::Error;
 use weir_crds::contract::result::FailureCode;
+use weir_ledger::Cause;
 
 use crate::decode::decompress::DecompressError;
 use crate::termination::Explain;
@@ -100,9 +101,11 @@ impl SourceError {
         let problem = describe(&error);
         match (status, code.as_str()) {
             (_, "NoSuchBucket" | "NoSuchKey" | "NoSuchVersion") | (Some(404), _) => Self::Missing { operation, target, problem },
-            (Some(401 | 403), _) => Self::Denied { operation, target, problem },
             (Some(405 | 501), _) => Self::Unsupported { operation, target, problem },
-            _ => Self::Unavailable { operation, target, problem },
+            _ => match weir_ledger::cause(&error) {
+                Cause::Denied | Cause::Refused => Self::Denied { operation, target, problem },
+                Cause::Unavailable => Self::Unavailable { operation, target, problem },
+            },
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use aws_sdk_s3::Client;
+use aws_sdk_s3::{Client, error::ProvideErrorMetadata as _};
 use bytes::Bytes;
 use futures::stream::{self, Stream, StreamExt as _};
 
@@ -106,8 +106,10 @@ impl Fetcher {
             Ok(response) => response,
             Err(error) => {
                 let status = error.raw_response().map(|response| response.status().as_u16());
+                // Without the store's own word for it, an answer may be that of something before the store.
+                let is_gone = matches!(error.code(), Some("NoSuchKey" | "NoSuchVersion"));
                 // 416: the object has become shorter than the range.
-                if matches!(status, Some(404 | 412 | 416)) {
+                if is_gone || matches!(status, Some(412 | 416)) {
                     return Err(self.changed(object).await);
                 }
                 return Err(SourceError::from_sdk("reading", object.uri(), error));
