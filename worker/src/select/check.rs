@@ -12,6 +12,7 @@ use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast::Statement;
 use weir_crds::columns::Columns;
 
+use super::arithmetic::CheckArithmetic;
 use super::error::SelectError;
 use super::position::Position;
 use super::syntax;
@@ -33,7 +34,7 @@ pub struct CheckedSelect {
     pub result: SchemaRef,
 }
 
-/// One partition, so that rows keep their order, and the batch that comes in is the one that goes out.
+/// One partition, so that rows keep their order, and the batch that comes in is the one that goes out. Integers do not wrap around.
 pub fn session() -> SessionContext {
     /// Whatever a block holds goes through whole; operators set aside memory for so many rows.
     const BATCH_ROWS: usize = BLOCK_LINES_MAX;
@@ -42,7 +43,9 @@ pub fn session() -> SessionContext {
     sql.enable_ident_normalization = false;
     sql.map_string_types_to_utf8view = false;
     sql.collect_spans = true;
-    SessionContext::new_with_config(config)
+    let context = SessionContext::new_with_config(config);
+    context.add_analyzer_rule(Arc::new(CheckArithmetic));
+    context
 }
 
 impl CheckedSelect {

@@ -3,6 +3,7 @@
 //! A select may filter, project and unnest, and nothing else: then a row's result depends on that row alone, chunks can be
 //! read in any grouping, and two attempts agree. Names are matched exactly as they are written, without folding case.
 
+pub mod arithmetic;
 pub mod check;
 pub mod error;
 pub mod normalize;

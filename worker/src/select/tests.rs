@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use datafusion::arrow::array::{Array, AsArray, RecordBatch};
-use datafusion::arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType, UInt32Type, UInt64Type};
+use datafusion::arrow::datatypes::{DataType, Float64Type, Int64Type, TimestampMicrosecondType, UInt32Type, UInt64Type};
 use weir_crds::backfill_job::EventColumns;
 use weir_crds::columns::Columns;
 
@@ -171,6 +171,62 @@ fn a_row_that_select_fails_on_is_singled_out() {
     assert_eq!(result.batch.num_rows(), 897);
     let expected: Vec<u64> = (1..=900).filter(|row| !failed.contains(row)).collect();
     assert_eq!(numbers(&result.batch), expected);
+}
+
+#[test]
+fn integer_arithmetic_that_overflows_fails_its_row_alone() {
+    let lines = r#"{"n":1,"i":2}
+{"n":9223372036854775807,"i":50000}
+{"n":-9223372036854775808,"i":1}
+{"n":-4,"i":3}"#;
+    let all: [u64; 4] = [1, 2, 3, 4];
+    let cases: [(&str, &[u64], &[u64], &str); 11] = [
+        ("SELECT i * i AS v FROM logs", &[2], &[1, 3, 4], "50000 * 50000"),
+        ("SELECT n + 1 AS v FROM logs", &[2], &[1, 3, 4], "9223372036854775807 + 1"),
+        ("SELECT n - i AS v FROM logs", &[3], &[1, 2, 4], "-9223372036854775808 - 1"),
+        ("SELECT -n AS v FROM logs", &[3], &[1, 2, 4], "0 - -9223372036854775808"),
+        ("SELECT id FROM logs WHERE n + 1 > 0", &[2], &[1], "9223372036854775807 + 1"),
+        ("SELECT id FROM logs WHERE i * i BETWEEN 4 AND 9", &[2], &[1, 4], "50000 * 50000"),
+        ("SELECT CAST(n + 1 AS VARCHAR) AS v FROM logs", &[2], &[1, 3, 4], "9223372036854775807 + 1"),
+        ("SELECT m + 1 AS v FROM (SELECT -n AS m FROM logs)", &[3], &[1, 2, 4], "0 - -9223372036854775808"),
+        // Constants, whose value the engine computes while it plans.
+        ("SELECT 9223372036854775807 + 1 AS v FROM logs", &all, &[], "9223372036854775807 + 1"),
+        ("SELECT CAST(2147483647 AS INT) + CAST(1 AS INT) AS v FROM logs", &all, &[], "2147483647 + 1"),
+        ("SELECT m * 2 AS v FROM (SELECT 9223372036854775807 AS m FROM logs)", &all, &[], "9223372036854775807 * 2"),
+    ];
+    for (sql, failed, kept, expected) in cases {
+        let result = evaluate(sql, lines);
+        let rows: Vec<u64> = result.failed.iter().map(|(row, _)| *row).collect();
+        assert_eq!((rows.as_slice(), numbers(&result.batch).as_slice()), (failed, kept), "{sql}");
+        let problem = &result.failed[0].1;
+        assert!(problem.contains(&format!("Overflow happened on: {expected}")), "{sql}: {problem}");
+    }
+}
+
+#[test]
+fn arithmetic_that_does_not_overflow_is_the_engines() {
+    let sql = "SELECT n * 2 + i AS a, n - 10 AS b, -n AS c, -5 AS d, - -5 AS e, -9223372036854775808 AS f, 7 / 2 * 2 AS g, \
+               -CAST(n AS DOUBLE) * 1e308 AS h, i * i AS j, -price * 2 AS k, n + 1 FROM logs";
+    let types: Vec<_> = check(sql).unwrap().result.fields().iter().skip(7).map(|f| (f.name().clone(), f.data_type().clone())).collect();
+    assert_eq!(types[0], ("h".into(), DataType::Float64));
+    assert_eq!(types[1], ("j".into(), DataType::Int32));
+    assert!(matches!(types[2].1, DataType::Decimal128(_, 2)), "{}", types[2].1);
+    assert_eq!(types[3], ("logs.n + Int64(1)".into(), DataType::Int64));
+    let result = evaluate(sql, "{\"n\":7,\"i\":-3}\n{\"i\":1}");
+    assert_eq!((result.failed, numbers(&result.batch)), (vec![], vec![1, 2]));
+    let expected = [
+        ("a", [Some(11), None]),
+        ("b", [Some(-3), None]),
+        ("c", [Some(-7), None]),
+        ("d", [Some(-5); 2]),
+        ("e", [Some(5); 2]),
+        ("f", [Some(i64::MIN); 2]),
+        ("g", [Some(6); 2]),
+    ];
+    for (name, values) in expected {
+        assert_eq!(ints(&result.batch, name), values, "{name}");
+    }
+    assert_eq!(result.batch["h"].as_primitive::<Float64Type>().value(0), f64::NEG_INFINITY);
 }
 
 #[test]
