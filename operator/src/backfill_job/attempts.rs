@@ -1,9 +1,9 @@
 //! What the end of a worker means: whether it uses up an attempt, and when the next one may begin. Pure.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use jiff::Timestamp;
-use weir_crds::contract::result::{Disposition, Failure, FailureCode, WorkerResult};
+use weir_crds::contract::result::{Disposition, Failure, FailureCode, FailureRecord, WorkerResult};
 
 use super::{
     observed::Ending,
@@ -21,6 +21,9 @@ const DISRUPTED_DELAY: Duration = Duration::from_secs(1);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(60);
 /// So many workers in a row that the cluster ends are no accident any more.
 const DISRUPTED_OFTEN: u32 = 3;
+/// So many times the attempts that an item has may tell nothing new before the unit is given up. Workers know what is recorded
+/// and leave it alone or do it last, so only those of an earlier image come to this; what holds them up may still be cured by then.
+const REPEATS_FACTOR: u32 = 4;
 
 /// What follows from an ended worker whose unit is not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +64,57 @@ pub fn ended_again(how: &Ending, attempt: u32, uncounted: u32) -> Option<Waiting
     })
 }
 
-/// Several failures count as the gravest does.
+/// What is recorded of a unit's attempts.
+#[derive(Clone, Copy, Debug)]
+pub struct Recorded<'r> {
+    /// In the order of the attempts.
+    pub records: &'r [&'r FailureRecord],
+    /// The names of the unit's items. A failure of anything else, as of a bucket, is one of the unit as a whole.
+    pub items: &'r BTreeSet<&'r str>,
+}
+
+impl<'r> Recorded<'r> {
+    /// What went wrong with an item, or with the unit as a whole, the last attempt first.
+    pub fn failures(self, item: &'r str) -> impl Iterator<Item = &'r Failure> {
+        self.records.iter().rev().flat_map(|record| &record.failures).filter(move |failure| self.is_of(failure, item))
+    }
+
+    /// How many attempts an item, or the unit as a whole, ended in one of these ways.
+    pub fn attempts(self, item: &str, dispositions: &[Disposition]) -> u32 {
+        let is = |failure: &Failure| self.is_of(failure, item) && dispositions.contains(&failure.code.disposition());
+        let attempts = self.records.iter().filter(|record| record.failures.iter().any(is)).count();
+        u32::try_from(attempts).unwrap_or(u32::MAX)
+    }
+
+    /// Whether attempts end again and again with what is known, and come to nothing else.
+    pub fn is_in_vain(self, attempts_max: u32) -> bool {
+        let limit = REPEATS_FACTOR.saturating_mul(attempts_max) as usize;
+        let repeats = || (0..self.records.len()).filter(|n| !self.tells_more(*n, attempts_max)).count();
+        self.records.len() >= limit && repeats() >= limit
+    }
+
+    /// Whether a record says more than those before it: each of these brings an item nearer to its end, so they are bounded.
+    fn tells_more(self, n: usize, attempts_max: u32) -> bool {
+        let before = Self { records: &self.records[..n], items: self.items };
+        self.records[n].failures.iter().any(|failure| {
+            let item = failure.item.as_deref().filter(|name| self.items.contains(*name));
+            let is_open = |item: &str| {
+                before.attempts(item, &[Disposition::Final]) == 0 && before.attempts(item, &[Disposition::UsesAttempt]) < attempts_max
+            };
+            match failure.code.disposition() {
+                Disposition::Final | Disposition::UsesAttempt => item.is_none_or(is_open),
+                Disposition::Wait | Disposition::Stalled | Disposition::Yielded => false,
+            }
+        })
+    }
+
+    fn is_of(self, failure: &Failure, item: &str) -> bool {
+        failure.item.as_deref().is_none_or(|name| name == item || !self.items.contains(name))
+    }
+}
+
+/// Several failures count as the gravest does. What stalls beside them is found again by the next attempt, which begins with
+/// what has not failed yet, and is told then.
 fn reported(result: &WorkerResult) -> Verdict {
     let with = |disposition| result.failures.iter().find(|f| f.code.disposition() == disposition);
     if with(Disposition::Final).is_some() || with(Disposition::UsesAttempt).is_some() {

@@ -11,7 +11,10 @@ use weir_crds::{
     },
 };
 
-use super::observed::{LedgerView, Manifests, PlanFile};
+use super::{
+    attempts::Recorded,
+    observed::{LedgerView, Manifests, PlanFile},
+};
 
 /// What can become of a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,23 +82,13 @@ impl<'a> Work<'a> {
 
     /// Notes what of a unit will never be done, given its failed attempts.
     fn give_up(&mut self, unit: &'a Unit, records: &[&FailureRecord], attempts_max: u32) {
-        let attempts = u32::try_from(records.len()).unwrap_or(u32::MAX);
-        let exhausted = attempts >= attempts_max;
+        let names: BTreeSet<&str> = items(unit).iter().map(|i| self.item_name(unit, *i)).collect();
+        let recorded = Recorded { records, items: &names };
+        let in_vain = recorded.is_in_vain(attempts_max);
         let open: Vec<usize> = items(unit).iter().copied().filter(|i| !self.item_done(unit, *i)).collect();
         let mut given_up = BTreeSet::new();
         for item in open {
-            let name = self.item_name(unit, item);
-            let says = |f: &&Failure| f.item.as_deref().is_none_or(|i| i == name || !self.names_an_item(unit, i));
-            let all = || records.iter().rev().flat_map(|r| &r.failures).filter(says);
-            let fatal = all().find(|f| f.code.disposition() == Disposition::Final);
-            if fatal.is_none() && !exhausted {
-                continue;
-            }
-            let failure = fatal.or_else(|| all().next()).or_else(|| records.last().and_then(|r| r.failures.first()));
-            let reason = failure.map_or_else(
-                || Reason { reason: "Failed".into(), message: "the worker gave no reason".into(), attempts },
-                |f| Reason { reason: format!("{:?}", f.code), message: sentence(f), attempts },
-            );
+            let Some(reason) = why_given_up(recorded, self.item_name(unit, item), in_vain, attempts_max) else { continue };
             given_up.insert(item);
             match unit.verb {
                 Verb::Extract => self.fail_chunk(item, reason),
@@ -119,16 +112,12 @@ impl<'a> Work<'a> {
         self.failed_chunks.insert(chunk, reason);
     }
 
-    fn item_name(&self, unit: &Unit, item: usize) -> &str {
+    fn item_name(&self, unit: &Unit, item: usize) -> &'a str {
+        let plan = self.plan;
         match unit.items {
-            Items::Chunks(_) => &self.plan.chunks[item].id,
-            Items::Slices(_) | Items::Buckets { .. } => self.plan.slices[item].id.as_str(),
+            Items::Chunks(_) => plan.chunks[item].id.as_str(),
+            Items::Slices(_) | Items::Buckets { .. } => plan.slices[item].id.as_str(),
         }
-    }
-
-    /// Whether a failure's item is one of those that this unit is counted in; a bucket stands for all of its slices.
-    fn names_an_item(&self, unit: &Unit, name: &str) -> bool {
-        items(unit).iter().any(|i| self.item_name(unit, *i) == name)
     }
 
     fn item_done(&self, unit: &Unit, item: usize) -> bool {
@@ -145,13 +134,27 @@ impl<'a> Work<'a> {
         if open.is_empty() {
             return Standing::Done;
         }
-        if self.given_up.get(unit.id.as_str()).is_some_and(|given_up| open.iter().all(|i| given_up.contains(i))) {
+        let given_up = self.given_up.get(unit.id.as_str());
+        let left: Vec<usize> = open.iter().copied().filter(|i| given_up.is_none_or(|given_up| !given_up.contains(i))).collect();
+        if left.is_empty() {
             return Standing::Broken;
         }
+        let is_less = left.len() < open.len();
+        let rest;
+        // A slice that is published and cannot be verified does not keep its unit ready.
+        let unit = match &unit.items {
+            Items::Slices(_) if is_less => {
+                rest = Unit { items: Items::Slices(left), ..unit.clone() };
+                &rest
+            }
+            Items::Slices(_) | Items::Chunks(_) | Items::Buckets { .. } => unit,
+        };
         match units::state(self.plan, unit, &self.done, self.ordering) {
             UnitState::Done => Standing::Done,
             UnitState::Ready => Standing::Ready,
             UnitState::Waiting => Standing::Waiting,
+            // The log of what failed stays.
+            UnitState::Blocked if is_less => Standing::Broken,
             UnitState::Blocked => Standing::Blocked,
         }
     }
@@ -184,6 +187,30 @@ impl<'a> Work<'a> {
         let Some(times) = self.plan.chunks[chunk].event_times else { return 0 };
         self.plan.slices.iter().position(|s| s.interval.overlaps(&times)).unwrap_or(self.plan.slices.len())
     }
+}
+
+/// Why an item is given up, if it is: by a failure of its own, or of the unit as a whole, that is final or has used up the
+/// attempts. Another item's failure says nothing of it.
+fn why_given_up(recorded: Recorded<'_>, item: &str, in_vain: bool, attempts_max: u32) -> Option<Reason> {
+    let last = |disposition: Disposition| recorded.failures(item).find(|f| f.code.disposition() == disposition);
+    let is_exhausted = recorded.attempts(item, &[Disposition::UsesAttempt]) >= attempts_max;
+    let exhausted = if is_exhausted { last(Disposition::UsesAttempt) } else { None };
+    let reason = |f: &Failure, attempts| Reason { reason: format!("{:?}", f.code), message: sentence(f), attempts };
+    if let Some(failure) = last(Disposition::Final).or(exhausted) {
+        return Some(reason(failure, recorded.attempts(item, &[Disposition::Final, Disposition::UsesAttempt])));
+    }
+    if !in_vain {
+        return None;
+    }
+    let attempts = u32::try_from(recorded.records.len()).unwrap_or(u32::MAX);
+    if let Some(failure) = recorded.failures(item).next() {
+        return Some(reason(failure, attempts));
+    }
+    let message = match recorded.records.last().and_then(|record| record.failures.first()) {
+        Some(other) => format!("{attempts} attempts ended before they came to it, the last with: {}", sentence(other)),
+        None => "the worker gave no reason".to_owned(),
+    };
+    Some(Reason { reason: "Failed".to_owned(), message, attempts })
 }
 
 /// The items of a unit that have a state each: chunks or slices.

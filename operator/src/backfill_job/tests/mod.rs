@@ -10,6 +10,7 @@ mod drafts;
 mod fixture;
 mod gone;
 mod holds;
+mod items;
 mod late;
 mod simulation;
 mod size;

@@ -88,7 +88,7 @@ fn failed_at_length(slices: usize) -> World {
     let plan = world.plan.clone().unwrap();
     for unit in plan.units.iter().filter(|u| u.id.starts_with("publish")) {
         for attempt in 1..=3 {
-            let failure = Failure { code: FailureCode::SourceUnavailable, item: None, field: None, cause: long(), remedy: long() };
+            let failure = Failure { code: FailureCode::TargetUnsuitable, item: None, field: None, cause: long(), remedy: long() };
             let record = FailureRecord { format: FORMAT, unit: unit.id.clone(), attempt, failures: vec![failure], at: world.now };
             world.failures.insert((unit.id.clone(), attempt), Arc::new(record));
         }
@@ -117,7 +117,7 @@ fn failed_at_length(slices: usize) -> World {
         world.manifests.published.insert((id, "events-0".into()), Arc::new(Timed { body, seconds: 1.0 }));
     }
     let outcome =
-        OutcomeRecord { format: FORMAT, outcome: Outcome::Failed, reason: "SourceUnavailable".into(), message: long(), at: world.now };
+        OutcomeRecord { format: FORMAT, outcome: Outcome::Failed, reason: "TargetUnsuitable".into(), message: long(), at: world.now };
     world.outcome = Some(outcome);
     let (seen, decision) = (world.observe(), world.decide());
     world.job.status = Some(status(&seen, &decision, &decision.waits, &Pace::default(), world.now));
@@ -140,7 +140,7 @@ fn a_thousand_slices_that_failed_at_length_fit() {
     let rows = &world.job.status.as_ref().unwrap().partitions;
     assert_eq!(rows.len(), 1000);
     for row in rows {
-        assert_eq!((row.reason.as_deref(), row.attempts, row.published), (Some("SourceUnavailable"), Some(3), Some(ROWS)));
+        assert_eq!((row.reason.as_deref(), row.attempts, row.published), (Some("TargetUnsuitable"), Some(3), Some(ROWS)));
         assert!(row.message.as_ref().is_some_and(|m| m.len() > 30), "{row:?}");
     }
 }
