@@ -37,9 +37,11 @@ where
             Ok(Ok(value)) => return Ok(value),
             // The whole chain: the outermost error seldom says why.
             Ok(Err(error)) => missing = format!("{error:#}"),
-            Err(_elapsed) => {
-                return Err(TimedOut { what: what.to_owned(), seconds: limit.as_secs(), missing });
-            }
+            Err(_elapsed) => {}
+        }
+        // A check that never waits is never interrupted either.
+        if Instant::now() >= deadline {
+            return Err(TimedOut { what: what.to_owned(), seconds: limit.as_secs(), missing });
         }
         tokio::time::sleep(ASK_INTERVAL.min(deadline.saturating_duration_since(Instant::now()))).await;
     }
@@ -87,6 +89,12 @@ mod tests {
             if asked == 3 { Ok(asked) } else { Err(format!("only {asked}")) }
         });
         assert_eq!(value.await.unwrap(), 3);
+    }
+
+    #[tokio::test]
+    async fn the_deadline_holds_for_a_check_that_never_waits() {
+        let error = until("it", Duration::from_millis(300), async || Err::<(), _>("no")).await.unwrap_err();
+        assert!(error.to_string().ends_with(": no"), "{error}");
     }
 
     #[tokio::test]

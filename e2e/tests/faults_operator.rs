@@ -36,6 +36,7 @@ const AUTO: Job<'_> = Job { generation: 1, approval: "Auto", parallelism: 2 };
 const BEYOND_THE_LEASE: Duration = Duration::from_secs(30);
 /// As it says it in its log.
 const LEADS_NO_MORE: &str = "\"leads no more\"";
+const LATE_WORDS_MAX: u32 = 4;
 /// One that wakes looks at the lease at once.
 const STANDS_BY_WITHIN: Duration = Duration::from_secs(10);
 
@@ -323,12 +324,23 @@ async fn what_a_leader_had_to_say_before_it_slept_is_not_the_last_word() {
     in_its_place("operator-late", late_status).await;
 }
 
-/// It falls asleep with a status on its lips, and wakes when the run is complete.
 async fn late_status(fixture: &Fixture, place: &Place<'_>) -> anyhow::Result<()> {
     let scene = Scene::set(fixture, SETTINGS, None).await?;
-    let run = Run { fixture, watched: Watched::new(fixture, JOB), made: Made::watch(fixture), generation: 1 };
-    let says = Fault { point: "kube.status.send".to_owned(), hit: 3, action: "pause=2000" };
+    let mut run = Run { fixture, watched: Watched::new(fixture, JOB), made: Made::watch(fixture), generation: 1 };
     fixture.apply(&scene.job(AUTO)).await?;
+    for _ in 0..LATE_WORDS_MAX {
+        if wakes_with_a_word(&run, place).await? {
+            return Ok(());
+        }
+        run.next().await?;
+    }
+    anyhow::bail!("none of {LATE_WORDS_MAX} leaders got to say what it had to")
+}
+
+/// It falls asleep with a status on its lips, and wakes when the run is complete. Returns whether it said it before it found out
+/// that it leads no more, as soon as it wakes.
+async fn wakes_with_a_word(run: &Run<'_>, place: &Place<'_>) -> anyhow::Result<bool> {
+    let says = Fault { point: "kube.status.send".to_owned(), hit: 3, action: "pause=2000" };
     let first = place.start("first", [vec![says.clone()], trace()].concat(), None)?;
     let started = Instant::now();
     while !first.has_suffered(&says) {
@@ -337,18 +349,18 @@ async fn late_status(fixture: &Fixture, place: &Place<'_>) -> anyhow::Result<()>
     }
     first.signal(Signal::STOP)?;
     let second = place.start("second", Vec::new(), None)?;
-    run.watched.phase("Complete", RUN_LIMIT, |_| {}).await?;
+    let complete = |job: &Value| is_complete(job, run.generation);
+    run.watched.until("the run is complete", RUN_LIMIT, complete, |_| {}).await?;
     first.signal(Signal::CONT)?;
     stands_by(&first).await?;
-    let sent = || first.fired().iter().any(|fired| fired.point == "kube.status.done" && fired.hit >= says.hit);
-    let said = async || if sent() { Ok(()) } else { Err("it kept to itself what it had to say") };
-    wait::until("the first leader's last word", STANDS_BY_WITHIN, said).await?;
     // Time enough for the second to put right what the first has said.
     tokio::time::sleep(STANDS_BY_WITHIN).await;
+    let has_said = first.fired().iter().any(|fired| fired.point == "kube.status.done" && fired.hit >= says.hit);
     let job = run.watched.look().await;
-    ensure!(is_complete(&job, 1), "the run was complete, and is {} again", phase(&job));
+    ensure!(complete(&job), "the run was complete, and is {} again", phase(&job));
     second.kill().await?;
-    Ok(first.kill().await?)
+    first.kill().await?;
+    Ok(has_said)
 }
 
 /// Waits until an operator has found out that it leads no more.
