@@ -124,3 +124,22 @@ async fn a_chunk_that_is_not_extracted_holds_up_its_own_slice_alone() {
     // Nothing is published: there is nothing to say of any slice, of that one either.
     must(&planned, &[Verb::Verify]).await;
 }
+
+/// What is gone from the store is not taken for what never was.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker and a store"]
+async fn what_an_earlier_generation_published_is_not_published_again_because_its_record_is_gone() {
+    let world = World::new("tidied-up").await;
+    let first = world.planned(1, &rows()).await;
+    must(&first, &[Verb::Assemble, Verb::Publish]).await;
+    world.delete_object(&first.run.keys.published(&first.plan.slices[0].id, &first.plan.buckets()[0].id)).await;
+    let second = world.planned(2, &rows()).await;
+    must(&second, &[Verb::Assemble]).await;
+    let of_one = failures(&second, Verb::Publish, &CancellationToken::new()).await;
+    assert!(of_one.len() == 1 && of_one[0].cause.contains(&first.plan.slices[0].id.to_string()), "{of_one:?}");
+    world.delete_object(&first.run.keys.plan()).await;
+    let third = world.planned(3, &rows()).await;
+    must(&third, &[Verb::Assemble]).await;
+    must_name(&third, Verb::Publish, FailureCode::ProgressLost, "generation 1").await;
+    assert_eq!(seen(&world).await, once_each(0..ROWS * SLICES as u64));
+}

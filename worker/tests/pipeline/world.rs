@@ -75,12 +75,20 @@ impl World {
         std::fs::write(dir.path().join("aws-access-key-id"), env("AWS_ACCESS_KEY_ID")).unwrap();
         std::fs::write(dir.path().join("aws-secret-access-key"), env("AWS_SECRET_ACCESS_KEY")).unwrap();
         let world = Self { dir, topic: unique.clone(), namespace: unique, mode: "InPlace", key: "user", objects: "", lost: None };
-        let service = serde_json::from_value(world.store()["s3"].clone()).unwrap();
-        let s3 = weir_ledger::s3_client(&service, Some(world.dir.path())).await.unwrap();
-        s3.create_bucket().bucket(&world.namespace).send().await.unwrap();
+        world.s3().await.create_bucket().bucket(&world.namespace).send().await.unwrap();
         world.create_topic(&world.topic, PARTITIONS, &[("retention.ms", "-1")]).await;
         Admin::new(&world.kafka()).unwrap().ensure_progress_topic(&world.progress_topic()).await.unwrap();
         world
+    }
+
+    async fn s3(&self) -> aws_sdk_s3::Client {
+        let service = serde_json::from_value(self.store()["s3"].clone()).unwrap();
+        weir_ledger::s3_client(&service, Some(self.dir.path())).await.unwrap()
+    }
+
+    /// As somebody would who tidies up.
+    pub async fn delete_object(&self, key: &str) {
+        self.s3().await.delete_object().bucket(&self.namespace).key(key).send().await.unwrap();
     }
 
     pub fn kafka(&self) -> KafkaConfig {
