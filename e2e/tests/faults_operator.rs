@@ -121,7 +121,7 @@ async fn dies(fixture: &Fixture, place: &Place<'_>) -> anyhow::Result<()> {
     }
     ensure!(open.is_empty(), "{} faults never fired: {open:?}", open.len());
     let columns = ["failpoint", "hit", "what happened"];
-    let mut points = Table::new("c-operator-points", "The faults of these runs", "", &columns);
+    let mut points = Table::new("c-operator-points", "The faults at the operator's writes, one by one", "", &columns);
     for fault in done {
         points.row(&[&fault.point, &fault.hit.to_string(), fault.action])?;
     }

@@ -54,7 +54,7 @@ async fn each_step(matrix: &mut Matrix<'_>) -> anyhow::Result<()> {
     fired.dedup();
     let about = "Hits count the times that one process comes to a point.";
     let columns = ["verb", "failpoint", "hit", "what happened"];
-    let mut points = Table::new("2-points", "The faults of these runs", about, &columns);
+    let mut points = Table::new("2-points", "The faults at each step, one by one", about, &columns);
     for (verb, fault) in fired {
         points.row(&[verb.as_str(), &fault.point, &fault.hit.to_string(), fault.action])?;
     }
