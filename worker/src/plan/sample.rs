@@ -24,6 +24,8 @@ use crate::source::{Fetcher, SourceError, SourceObject, arrival};
 const SAMPLES_PER_SOURCE: usize = 32;
 /// Bytes of each.
 const SAMPLE_BYTES: u64 = 64 * 1024;
+/// … of one whose rows may lie on both sides of an end of the window: its head alone is more inside than the rest, or less.
+const EDGE_SAMPLE_BYTES: u64 = 4 * 1024 * 1024;
 /// The error that is told at least: heads of objects are not the whole of them.
 const ERROR_PERCENT_MIN: f64 = 5.0;
 /// Of a normal distribution, 95 % lie within so many standard deviations.
@@ -97,7 +99,8 @@ pub async fn sources(
         let mut worker = worker(run, select, shape, index, &chosen, &reading).await?;
         let mut parts = Vec::new();
         for (number, object) in chosen.iter().enumerate() {
-            parts.push(sample(&fetcher, &mut worker, &reading, number, object, &mut samples.cost).await?);
+            let bytes = if lies_inside(run, index, object) { SAMPLE_BYTES } else { EDGE_SAMPLE_BYTES };
+            parts.push(sample(&fetcher, &mut worker, &reading, (number, object), bytes, &mut samples.cost).await?);
         }
         samples.rows += parts.iter().map(|part| part.rows).sum::<u64>();
         samples.bytes += parts.iter().map(|part| part.bytes).sum::<u64>();
@@ -109,6 +112,13 @@ pub async fn sources(
     samples.events_error_percent = error_percent.clamp(ERROR_PERCENT_MIN, 100.0).ceil() as u32;
     samples.bytes_read = fetcher.bytes_read();
     Ok(samples)
+}
+
+/// Whether all rows that an object may have are known to be of the window.
+fn lies_inside(run: &Run, source: usize, object: &SourceObject) -> bool {
+    let window = Slicing::new(&run.spec.window).window();
+    let times = object.arrival.map(|arrived| arrival::event_times(&run.spec.sources[source], arrived));
+    times.is_some_and(|times| window.start_us <= times.start_us && times.end_us <= window.end_us)
 }
 
 /// Events of a source, and the variance of that number.
@@ -154,8 +164,8 @@ async fn sample(
     fetcher: &Fetcher,
     worker: &mut Worker,
     reading: &Reading,
-    number: usize,
-    object: &SourceObject,
+    (number, object): (usize, &SourceObject),
+    bytes: u64,
     cost: &mut Cost,
 ) -> Result<Part, PlanError> {
     // The samples of a source are few.
@@ -176,7 +186,7 @@ async fn sample(
         cost.add(&part, since);
         return Ok(part);
     }
-    let head = fetcher.range(object, 0, object.size.min(SAMPLE_BYTES)).await?;
+    let head = fetcher.range(object, 0, object.size.min(bytes)).await?;
     let since = Instant::now();
     let (blocks, bytes) = blocks(ordinal, object, &head, reading)?;
     let mut part = Part { bytes, ..Part::default() };
