@@ -15,9 +15,9 @@ const SETTINGS: Settings = Settings { seed: 11, events: 600_000 };
 const RUN_LIMIT: Duration = Duration::from_secs(1800);
 /// How far a forecast of events may be off.
 const EVENTS_PERCENT: f64 = 10.0;
-/// The lost hours, and where two jobs meet that rebuild them.
+/// The lost hours, and where two jobs of about the same size meet that rebuild them.
 const START: &str = "2026-11-03T06:00:00Z";
-const MIDDLE: &str = "2026-11-03T10:30:00Z";
+const MIDDLE: &str = "2026-11-03T12:00:00Z";
 const END: &str = "2026-11-03T15:00:00Z";
 
 /// From the plan to the end, automatically approved.
