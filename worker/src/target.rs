@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use weir_crds::backfill_job::KafkaSink;
+use weir_crds::backfill_job::{KafkaSink, Ordering};
 use weir_crds::contract::{plan::PlannedSink, result::FailureCode, run::RunSpec};
 use weir_failpoints::Guard;
 use weir_kafka::{Admin, AdminError, TopicDescription};
@@ -121,6 +121,11 @@ pub async fn copies(admin: &Admin, topic: &str, found: &TopicDescription) -> Res
 pub fn kafka_sink<'a>(spec: &'a RunSpec, name: &str) -> Option<(usize, &'a KafkaSink)> {
     let (index, sink) = spec.sinks.iter().enumerate().find(|(_, sink)| sink.name == name)?;
     Some((index, sink.kafka.as_ref()?))
+}
+
+/// Whether slices go in sequence, since a sink asks for it.
+pub fn in_sequence(spec: &RunSpec) -> bool {
+    spec.sinks.iter().filter_map(|sink| sink.kafka.as_ref()).all(|kafka| kafka.ordering == Ordering::PerKey)
 }
 
 /// How long ago a time is.

@@ -3,7 +3,7 @@
 //! The steps go from what ends a run to what begins it; the first that has something to wait for decides. Nothing in here
 //! rests on an earlier decision: whoever dies and comes back decides alike.
 
-use std::{collections::BTreeMap, convert::Infallible, ops::ControlFlow, time::Duration};
+use std::{convert::Infallible, ops::ControlFlow};
 
 use jiff::Timestamp;
 use kube::ResourceExt as _;
@@ -24,6 +24,7 @@ use weir_crds::{
 use super::{
     accounting,
     authority::{self, Authority, Class},
+    candidates::{candidates, plan_unit},
     claims,
     decision::{AT_ONCE, Action, BUSY_INTERVAL, Decision, IDLE_INTERVAL, WAITING_INTERVAL},
     holds,
@@ -32,11 +33,8 @@ use super::{
     phase::{Hold, Stage, is_over},
     schedule::{self, Attempts, Candidate, Order, Turn},
     wait::{Wait, Waiting},
-    work::{Standing, Work, items, sentence},
+    work::{Standing, Work, sentence},
 };
-
-/// What an item takes where none of its kind has been done yet: Jobs are cut to minutes of work.
-const PLANNED_ITEM: Duration = Duration::from_secs(60);
 
 type Step<T> = ControlFlow<Decision, T>;
 use ControlFlow::{Break, Continue};
@@ -351,10 +349,6 @@ fn planned<'a>(seen: &Observed, view: &'a LedgerView, authority: &Authority<'_>,
     Break(carry_out(seen, view, authority, turn, Stage::Unplanned, now))
 }
 
-fn plan_unit(standing: Standing) -> Candidate<'static> {
-    Candidate { unit: PLAN_UNIT, verb: Verb::Plan, standing, planned: PLANNED_ITEM }
-}
-
 fn plan_records(view: &LedgerView) -> impl Iterator<Item = &FailureRecord> + Clone {
     view.failures.range((PLAN_UNIT.to_owned(), 0)..=(PLAN_UNIT.to_owned(), u32::MAX)).map(|(_, record)| record.as_ref())
 }
@@ -440,43 +434,6 @@ fn go_on(seen: &Observed, view: &LedgerView, authority: &Authority<'_>, file: &P
         };
     }
     carry_out(seen, view, authority, turn, stage, now)
-}
-
-/// Units in the order in which they should run: what ends a slice before what begins one, earlier slices first.
-fn candidates<'a>(work: &Work<'a>, view: &LedgerView) -> Vec<Candidate<'a>> {
-    let seconds = item_seconds(view);
-    let rank = |verb: Verb| match verb {
-        Verb::Plan | Verb::Verify => 0,
-        Verb::Publish => 1,
-        Verb::Assemble => 2,
-        Verb::Extract => 3,
-    };
-    let mut units: Vec<_> = work.units.iter().collect();
-    units.sort_by_key(|u| (rank(u.verb), work.first_slice(u)));
-    let planned = |verb: Verb, items: usize| {
-        let item = seconds.get(&verb).map_or(PLANNED_ITEM, |s| Duration::try_from_secs_f64(*s).unwrap_or(PLANNED_ITEM));
-        item.saturating_mul(u32::try_from(items).unwrap_or(u32::MAX))
-    };
-    units
-        .into_iter()
-        .map(|u| Candidate { unit: &u.id, verb: u.verb, standing: work.standing(u), planned: planned(u.verb, items(u).len()) })
-        .collect()
-}
-
-/// What an item of each verb took so far, on average.
-fn item_seconds(view: &LedgerView) -> BTreeMap<Verb, f64> {
-    let mean = |seconds: Vec<f64>| seconds.iter().sum::<f64>() / seconds.len() as f64;
-    let of = &view.manifests;
-    [
-        (Verb::Extract, of.extracted.values().map(|m| m.seconds).collect::<Vec<_>>()),
-        (Verb::Assemble, of.staged.values().map(|m| m.seconds).collect()),
-        (Verb::Publish, of.published.values().map(|m| m.seconds).collect()),
-        (Verb::Verify, of.verified.values().map(|m| m.seconds).collect()),
-    ]
-    .into_iter()
-    .filter(|(_, seconds)| !seconds.is_empty())
-    .map(|(verb, seconds)| (verb, mean(seconds)))
-    .collect()
 }
 
 fn turn(seen: &Observed, view: &LedgerView, authority: &Authority<'_>, candidates: &[Candidate<'_>], now: Timestamp) -> Turn {

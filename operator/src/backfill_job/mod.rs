@@ -21,6 +21,7 @@ pub mod accounting;
 mod apply;
 mod attempts;
 mod authority;
+mod candidates;
 mod claims;
 mod conditions;
 mod decide;

@@ -137,6 +137,9 @@ fn replicas(target: &Target<'_>) -> Result<(), Unsuitable> {
 
 /// Whether what is known of the progress outlives a broker.
 pub fn progress(brokers: usize, copies: &Copies) -> Result<(), Unsuitable> {
+    if brokers < BROKERS_FOR_COPIES {
+        return Ok(());
+    }
     let Copies { replicas, min_in_sync } = *copies;
     let few = if replicas < COPIES_MIN {
         format!("{replicas} replica")
@@ -145,9 +148,6 @@ pub fn progress(brokers: usize, copies: &Copies) -> Result<(), Unsuitable> {
     } else {
         return Ok(());
     };
-    if brokers < BROKERS_FOR_COPIES {
-        return Ok(());
-    }
     Err(Unsuitable {
         field: "clusterRef",
         problem: format!(

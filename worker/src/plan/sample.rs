@@ -92,6 +92,7 @@ pub async fn sources(
 ) -> Result<Samples, PlanError> {
     let fetcher = Fetcher::new(client.clone());
     let (mut samples, mut variance) = (Samples::default(), 0.0);
+    let window = Slicing::new(&run.spec.window).window();
     for (index, (objects, select)) in lists.iter().zip(selects).enumerate() {
         let strata = strata(objects);
         let reading = reading(&run.spec.sources[index], 1)?;
@@ -99,7 +100,9 @@ pub async fn sources(
         let mut worker = worker(run, select, shape, index, &chosen, &reading).await?;
         let mut parts = Vec::new();
         for (number, object) in chosen.iter().enumerate() {
-            let bytes = if lies_inside(run, index, object) { SAMPLE_BYTES } else { EDGE_SAMPLE_BYTES };
+            let times = object.arrival.map(|arrived| arrival::event_times(&run.spec.sources[index], arrived));
+            let is_inside = times.is_some_and(|times| window.start_us <= times.start_us && times.end_us <= window.end_us);
+            let bytes = if is_inside { SAMPLE_BYTES } else { EDGE_SAMPLE_BYTES };
             parts.push(sample(&fetcher, &mut worker, &reading, (number, object), bytes, &mut samples.cost).await?);
         }
         samples.rows += parts.iter().map(|part| part.rows).sum::<u64>();
@@ -112,13 +115,6 @@ pub async fn sources(
     samples.events_error_percent = error_percent.clamp(ERROR_PERCENT_MIN, 100.0).ceil() as u32;
     samples.bytes_read = fetcher.bytes_read();
     Ok(samples)
-}
-
-/// Whether all rows that an object may have are known to be of the window.
-fn lies_inside(run: &Run, source: usize, object: &SourceObject) -> bool {
-    let window = Slicing::new(&run.spec.window).window();
-    let times = object.arrival.map(|arrived| arrival::event_times(&run.spec.sources[source], arrived));
-    times.is_some_and(|times| window.start_us <= times.start_us && times.end_us <= window.end_us)
 }
 
 /// Events of a source, and the variance of that number.

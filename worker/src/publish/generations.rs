@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use weir_crds::{
-    backfill_job::{Ordering, SliceOrder, Window},
+    backfill_job::{SliceOrder, Window},
     contract::{
         digest::Sha256Digest,
         keys::RunKeys,
@@ -22,7 +22,7 @@ use weir_ledger::{Ledger, LedgerError};
 use super::error::PublishError;
 use crate::{
     run::{Run, RunError, find, read},
-    target::kafka_sink,
+    target::{in_sequence, kafka_sink},
 };
 
 /// An earlier generation that was planned. One without a plan has published nothing.
@@ -111,8 +111,8 @@ impl Earlier {
     ) -> Result<Vec<Range>, PublishError> {
         let last = progress.and_then(|progress| progress.at.as_ref());
         // Where slices go in order, one that progress has left behind has a manifest.
-        let in_order = self.spec.sinks.iter().filter_map(|sink| sink.kafka.as_ref()).all(|kafka| kafka.ordering == Ordering::PerKey);
-        let reached = last.and_then(|at| self.plan.slices.iter().position(|slice| slice.id == at.slice)).filter(|_| in_order);
+        let reached =
+            last.and_then(|at| self.plan.slices.iter().position(|slice| slice.id == at.slice)).filter(|_| in_sequence(&self.spec));
         let left_behind: BTreeSet<_> = self.plan.slices[..reached.unwrap_or(0)].iter().map(|slice| &slice.id).collect();
         let mut ranges = BTreeMap::new();
         for slice in self.plan.slices.iter().filter(|slice| wanted(slice)) {

@@ -8,15 +8,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
-use weir_crds::{
-    backfill_job::Ordering,
-    contract::{
-        manifest::to_bytes,
-        names::{RunId, progress_topic, transactional_id},
-        plan::{Bucket, PlannedSink},
-        progress::BucketProgress,
-        result::OutcomeRecord,
-    },
+use weir_crds::contract::{
+    manifest::to_bytes,
+    names::{RunId, progress_topic, transactional_id},
+    plan::{Bucket, PlannedSink},
+    progress::BucketProgress,
+    result::OutcomeRecord,
 };
 use weir_kafka::{
     Admin, Holder, KafkaConfig, TopicDescription,
@@ -141,8 +138,7 @@ fn require_suitable(
     own: Option<&BucketProgress>,
 ) -> Result<(), PublishError> {
     let (spec, plan) = (&identity.planned.run.spec, &identity.planned.plan);
-    let in_sequence = spec.sinks.iter().filter_map(|sink| sink.kafka.as_ref()).all(|kafka| kafka.ordering == Ordering::PerKey);
-    let at = own.filter(|_| in_sequence).and_then(|own| own.at.as_ref());
+    let at = own.filter(|_| target::in_sequence(spec)).and_then(|own| own.at.as_ref());
     let first = at.and_then(|at| plan.slices.iter().position(|slice| slice.id == at.slice)).unwrap_or(0);
     let Some(oldest_us) = plan.slices[first..].iter().map(|slice| slice.interval.start_us).min() else { return Ok(()) };
     let deadline = Instant::now() + PUT_BACK_WITHIN;
