@@ -45,7 +45,9 @@ pub const fn remedy(code: FailureCode) -> &'static str {
         FailureCode::SourceMissing => "check the bucket and the prefix of the source, or wait until the objects are there",
         FailureCode::SourceDenied => "let the job's identity list and read the source",
         FailureCode::SourceChanged => "restore the object's planned version, or raise runGeneration to plan with what is there now",
-        FailureCode::SourceCorrupt => "repair or exclude the object, then raise runGeneration",
+        FailureCode::SourceCorrupt => {
+            "repair the object, move it out of the source's prefix, or leave its time out by window.exclude; then raise runGeneration"
+        }
         FailureCode::SourceUnavailable => "none needed: it is tried again when the source answers",
         FailureCode::StoreDenied => "let the job's identity read and write the artifact store under <prefix>/<namespace>/",
         FailureCode::StoreUnavailable => "none needed: it is tried again when the artifact store answers",

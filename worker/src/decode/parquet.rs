@@ -9,7 +9,7 @@ use datafusion::arrow::array::{
     UInt32Array, UInt64Array, new_null_array,
 };
 use datafusion::arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
-use datafusion::arrow::compute::{CastOptions, cast_with_options, filter_record_batch};
+use datafusion::arrow::compute::{CastOptions, cast_with_options, filter_record_batch, kernels::nullif::nullif};
 use datafusion::arrow::datatypes::{DataType, Field, Fields, Float64Type, Int64Type, Schema, TimeUnit, TimestampMicrosecondType};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::json::LineDelimitedWriter;
@@ -161,10 +161,9 @@ fn convert(array: &ArrayRef, kind: &ColumnType) -> Result<(ArrayRef, Faults), Ar
     let exact = |wanted: &DataType| cast_with_options(array, wanted, &CastOptions { safe: false, ..CastOptions::default() });
     match kind {
         ColumnType::Struct(columns) => {
-            let source = array.as_struct();
-            let (children, faults) = convert_fields(source, columns)?;
+            let source = nulls_pushed_down(array.as_struct())?;
+            let (children, faults) = convert_fields(&source, columns)?;
             let nulls = source.nulls().cloned();
-            let faults = faults.into_iter().filter(|(index, _)| source.is_valid(*index)).collect();
             Ok((Arc::new(StructArray::try_new(arrow_fields(columns), children, nulls)?), faults))
         }
         ColumnType::Array(item) => {
@@ -205,6 +204,15 @@ fn convert(array: &ArrayRef, kind: &ColumnType) -> Result<(ArrayRef, Faults), Ar
         | ColumnType::Date
         | ColumnType::Binary => Ok((exact(&arrow_type(kind))?, Faults::new())),
     }
+}
+
+/// Where a struct is null, so are its fields. The library leaves the values of other rows there if they are required, and the engine
+/// takes a field out of its struct without asking.
+fn nulls_pushed_down(source: &StructArray) -> Result<StructArray, ArrowError> {
+    let Some(nulls) = source.nulls().filter(|nulls| nulls.null_count() > 0) else { return Ok(source.clone()) };
+    let is_null = BooleanArray::new(!nulls.inner(), None);
+    let children = source.columns().iter().map(|child| nullif(child, &is_null)).collect::<Result<Vec<_>, _>>()?;
+    StructArray::try_new(source.fields().clone(), children, Some(nulls.clone()))
 }
 
 fn lists_of(array: &ArrayRef) -> Option<DataType> {

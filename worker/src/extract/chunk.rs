@@ -23,16 +23,12 @@ use crate::progress::Counters;
 use crate::run::PlannedRun;
 use crate::scratch::Scratch;
 use crate::select::{CheckedSelect, Evaluator, Normalizer, ResultShape};
-use crate::source::fetch::{RANGE_BYTES, RANGES_IN_FLIGHT_MAX};
 use crate::source::{Fetcher, SourceObject, arrival, object_list};
 
 /// Undeclared fields that a manifest lists.
 const UNKNOWN_FIELDS_LISTED_MAX: usize = 100;
 /// Where the rest is counted.
 const OTHER_FIELDS: &str = "(others)";
-
-/// Of a worker's memory, the part that fetched ranges may take.
-const RANGES_MEMORY_DIVISOR: u64 = 8;
 
 /// Extracts chunks of one plan.
 pub struct Extractor {
@@ -41,8 +37,6 @@ pub struct Extractor {
     counters: Counters,
     /// Blocks that are worked on side by side.
     threads: usize,
-    /// Ranges that are fetched ahead.
-    ranges_in_flight: usize,
     selects: Vec<CheckedSelect>,
     shape: ResultShape,
     object_list: bytes::Bytes,
@@ -59,9 +53,7 @@ impl Extractor {
             return Err(ExtractError::ObjectListDigest);
         }
         let source_client = weir_ledger::s3_client(&run.spec.source_store, run.credentials_dir.as_deref()).await?;
-        let ranges = run.memory_bytes / RANGES_MEMORY_DIVISOR / RANGE_BYTES;
-        let ranges_in_flight = usize::try_from(ranges).unwrap_or(usize::MAX).clamp(2, RANGES_IN_FLIGHT_MAX);
-        Ok(Self { planned, source_client, counters, threads: threads.max(1), ranges_in_flight, selects, shape, object_list })
+        Ok(Self { planned, source_client, counters, threads: threads.max(1), selects, shape, object_list })
     }
 
     /// Extracts one chunk and puts its parts. Without the manifest that the caller puts next, none of it exists.
@@ -70,14 +62,14 @@ impl Extractor {
         let select = self.selects.get(usize::from(chunk.source)).ok_or_else(|| misfit(chunk))?;
         let objects: Arc<[SourceObject]> = object_list::read(self.object_list.clone(), chunk.first_object, chunk.objects)?.into();
         let shared = Arc::new(self.shared(chunk, source, &objects));
-        let reading = reading(source, self.ranges_in_flight)?;
+        let reading = reading(source, self.planned.run.memory_bytes)?;
         let mut workers = Vec::new();
         for _ in 0..self.threads {
             let evaluator = Evaluator::new(select).await?;
             workers.push(Worker::new(Arc::clone(&shared), Decoder::new(reading.format, &reading.columns), evaluator));
         }
         let fetcher = Fetcher::new(self.source_client.clone());
-        let output = Output::create(&self.planned.run.scratch, &shared)?;
+        let output = Output::create(chunk, &self.planned.run.scratch, &shared)?;
         let output = self.process(&fetcher, &objects, reading, workers, output).await?;
         let bytes_read = fetcher.bytes_read();
         self.put(chunk, source, output, bytes_read).await
@@ -192,8 +184,8 @@ impl Extractor {
 pub async fn compile(run: &RunSpec) -> Result<(Vec<CheckedSelect>, ResultShape), ExtractError> {
     let mut selects = Vec::new();
     for source in &run.sources {
-        // Also what the format cannot hold.
-        reading(source, 1)?;
+        // Also what the format cannot hold; nothing is read.
+        reading(source, 0)?;
         selects.push(CheckedSelect::new(&source.name, &parse_columns(source)?, &source.select).await?);
     }
     let shape = ResultShape::merge(&selects, &run.reconstruct.columns)?;
@@ -205,8 +197,8 @@ pub fn parse_columns(source: &Source) -> Result<Columns, ExtractError> {
     Columns::parse(&source.columns).map_err(|error| ExtractError::Columns { origin: source.name.clone(), source: error })
 }
 
-/// How a source's objects are read.
-pub fn reading(source: &Source, ranges_in_flight: usize) -> Result<Reading, ExtractError> {
+/// How a source's objects are read, with so much memory.
+pub fn reading(source: &Source, memory_bytes: u64) -> Result<Reading, ExtractError> {
     let columns = parse_columns(source)?;
     let format = source.s3.as_ref().map_or(SourceFormat::JsonLines, |s3| s3.format);
     let compression = source.s3.as_ref().and_then(|s3| s3.compression).unwrap_or(Compression::None);
@@ -215,7 +207,7 @@ pub fn reading(source: &Source, ranges_in_flight: usize) -> Result<Reading, Extr
     {
         return Err(ExtractError::NestedCsv { origin: source.name.clone(), column: column.to_owned() });
     }
-    Ok(Reading { format, compression, columns, ranges_in_flight })
+    Ok(Reading { format, compression, columns, memory_bytes })
 }
 
 fn misfit(chunk: &PlannedChunk) -> ExtractError {
@@ -271,6 +263,7 @@ impl Crew {
 
 /// Where the blocks of a chunk come together.
 struct Output {
+    chunk: String,
     segments: SegmentWriter,
     quarantine: QuarantineWriter,
     counts: Counts,
@@ -285,9 +278,10 @@ struct Finished {
 }
 
 impl Output {
-    fn create(scratch: &Scratch, shared: &Shared) -> Result<Self, ExtractError> {
+    fn create(chunk: &PlannedChunk, scratch: &Scratch, shared: &Shared) -> Result<Self, ExtractError> {
         let file = || scratch.file().map_err(ExtractError::Scratch);
         Ok(Self {
+            chunk: chunk.id.to_string(),
             segments: SegmentWriter::new(file()?, segment_schema(&shared.normalizer)),
             quarantine: QuarantineWriter::new(file()?)?,
             counts: Counts::default(),
@@ -304,7 +298,7 @@ impl Output {
         }
         self.counts.add(block.counts);
         self.unknown.merge(block.unknown);
-        Ok(())
+        self.counts.check_types(&self.chunk)
     }
 
     fn finish(self) -> Result<Finished, ExtractError> {

@@ -77,6 +77,11 @@ impl Counts {
             let sum = format!("read + expanded = {into}, but what became of it is {out} ({self:?})");
             return Err(ExtractError::Conservation { chunk: chunk.to_owned(), sum });
         }
+        self.check_types(chunk)
+    }
+
+    /// Asserts that invalid rows are of so few event types that a manifest can list them, and memory hold them.
+    pub fn check_types(&self, chunk: &str) -> Result<(), ExtractError> {
         if self.invalid_by.len() > INVALID_BY_MAX {
             return Err(ExtractError::EventTypes { chunk: chunk.to_owned(), max: INVALID_BY_MAX });
         }

@@ -10,6 +10,7 @@ use weir_crds::contract::result::FailureCode;
 use weir_ledger::{ClientError, LedgerError};
 
 use crate::run::store_code;
+use crate::scratch::Scratch;
 use crate::select::SelectError;
 use crate::source::SourceError;
 use crate::source::object_list::ObjectListError;
@@ -86,9 +87,34 @@ pub enum ExtractError {
     Thread,
 }
 
+impl ExtractError {
+    /// Whether the scratch disk, or this worker's share of it, is full. The Parquet library wraps what the disk says.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Scratch(error) => Scratch::is_full(error),
+            Self::Parquet(ParquetError::External(error)) => error.downcast_ref::<io::Error>().is_some_and(Scratch::is_full),
+            Self::Source(_)
+            | Self::Store(_)
+            | Self::Client(_)
+            | Self::Select(_)
+            | Self::Columns { .. }
+            | Self::NestedCsv { .. }
+            | Self::ObjectListDigest
+            | Self::ObjectList(_)
+            | Self::Plan(_)
+            | Self::Arrow(_)
+            | Self::Parquet(_)
+            | Self::Conservation { .. }
+            | Self::EventTypes { .. }
+            | Self::Thread => false,
+        }
+    }
+}
+
 impl Explain for ExtractError {
     fn code(&self) -> FailureCode {
         match self {
+            full if full.is_full() => FailureCode::ScratchFull,
             Self::Source(error) => error.code(),
             Self::Select(error) => error.code(),
             Self::Store(error) => store_code(error),
@@ -123,11 +149,11 @@ impl Explain for ExtractError {
     fn remedy(&self) -> Option<String> {
         match self {
             Self::Select(error) => error.remedy(),
+            Self::Source(error) => error.remedy(),
             Self::Columns { source, .. } => Some(source.remedy.clone()),
             Self::NestedCsv { .. } => Some("declare it as string, or leave it out".to_owned()),
             Self::EventTypes { .. } => Some("name the column that holds the event's type".to_owned()),
-            Self::Source(_)
-            | Self::Store(_)
+            Self::Store(_)
             | Self::Client(_)
             | Self::ObjectListDigest
             | Self::ObjectList(_)

@@ -12,7 +12,7 @@ use weir_crds::columns::Columns;
 use super::error::ExtractError;
 use crate::decode::decompress::Decompressor;
 use crate::decode::{Batch, Block, LineSplitter, Spare, csv};
-use crate::source::fetch::Piece;
+use crate::source::fetch::{Piece, RANGE_BYTES, RANGES_IN_FLIGHT_MAX};
 use crate::source::parquet::ObjectReader;
 use crate::source::{Fetcher, SourceError, SourceObject};
 
@@ -20,6 +20,10 @@ use crate::source::{Fetcher, SourceError, SourceObject};
 const BATCHES_QUEUED: usize = 1;
 /// Fetched pieces that wait to be decompressed; more wait inside the fetcher.
 const PIECES_QUEUED: usize = 1;
+
+/// Of a worker's memory, the parts that fetched ranges and a row group may take.
+const RANGES_MEMORY_DIVISOR: u64 = 8;
+const ROW_GROUP_MEMORY_DIVISOR: u64 = 2;
 
 /// How the objects of a source are read.
 #[derive(Clone, Debug)]
@@ -30,8 +34,21 @@ pub struct Reading {
     pub compression: Compression,
     /// What is declared of them.
     pub columns: Columns,
+    /// What the worker has in all.
+    pub memory_bytes: u64,
+}
+
+impl Reading {
     /// Ranges that are fetched ahead.
-    pub ranges_in_flight: usize,
+    fn ranges_in_flight(&self) -> usize {
+        let ranges = self.memory_bytes / RANGES_MEMORY_DIVISOR / RANGE_BYTES;
+        usize::try_from(ranges).unwrap_or(usize::MAX).clamp(2, RANGES_IN_FLIGHT_MAX)
+    }
+
+    /// The declared columns of a row group are held while it is read.
+    pub fn row_group_bytes_max(&self) -> u64 {
+        self.memory_bytes / ROW_GROUP_MEMORY_DIVISOR
+    }
 }
 
 type BatchSender = mpsc::Sender<Result<Batch, ExtractError>>;
@@ -75,7 +92,7 @@ fn read_parquet(fetcher: &Fetcher, objects: &Arc<[SourceObject]>, reading: Readi
     let (fetcher, objects) = (fetcher.clone(), Arc::clone(objects));
     tokio::spawn(async move {
         for (index, object) in objects.iter().enumerate() {
-            if let Err(error) = read_parquet_object(&fetcher, index, object, &reading.columns, &batches).await {
+            if let Err(error) = read_parquet_object(&fetcher, index, object, &reading, &batches).await {
                 // If the reader has gone there is no one to tell.
                 let _ = batches.send(Err(error.into())).await;
                 return;
@@ -88,7 +105,7 @@ async fn read_parquet_object(
     fetcher: &Fetcher,
     index: usize,
     object: &SourceObject,
-    columns: &Columns,
+    reading: &Reading,
     batches: &BatchSender,
 ) -> Result<(), SourceError> {
     if object.size == 0 {
@@ -96,7 +113,7 @@ async fn read_parquet_object(
         fetcher.range(object, 0, 0).await?;
         return Ok(());
     }
-    let mut open = ObjectReader::new(fetcher, object).open(columns).await?;
+    let mut open = ObjectReader::new(fetcher, object).open(&reading.columns, reading.row_group_bytes_max()).await?;
     let mut first_row = 1;
     while let Some(rows) = open.next().await? {
         let next_row = first_row + rows.num_rows() as u64;
@@ -118,7 +135,7 @@ fn read_text(
     batches: BatchSender,
 ) -> Vec<JoinHandle<()>> {
     let (piece_tx, piece_rx) = mpsc::channel(PIECES_QUEUED);
-    let pieces = fetcher.stream(Arc::clone(objects), reading.ranges_in_flight);
+    let pieces = fetcher.stream(Arc::clone(objects), reading.ranges_in_flight());
     let fetching = tokio::spawn(async move {
         let mut pieces = std::pin::pin!(pieces);
         while let Some(piece) = pieces.next().await {
@@ -252,7 +269,7 @@ mod tests {
 
     fn reading(format: SourceFormat) -> Reading {
         let columns = Columns::parse("a bigint, s string").unwrap();
-        Reading { format, compression: Compression::None, columns, ranges_in_flight: 1 }
+        Reading { format, compression: Compression::None, columns, memory_bytes: 1 << 30 }
     }
 
     /// What becomes of two objects of which these pieces came: lines, or an error.

@@ -180,6 +180,7 @@ impl Explain for PlanError {
         match self {
             Self::Compile(error) => error.remedy(),
             Self::Select(error) => error.remedy(),
+            Self::Source(error) => error.remedy(),
             Self::Target(error) => error.remedy(),
             Self::Publish(error) => error.remedy(),
             Self::Unsuitable { remedy, .. } => Some(remedy.clone()),
@@ -190,8 +191,7 @@ impl Explain for PlanError {
             Self::PartitionCountChanged { .. } => {
                 Some("publish to another topic; keys have moved between partitions, so a higher generation cannot go on here".to_owned())
             }
-            Self::Source(_)
-            | Self::Run(_)
+            Self::Run(_)
             | Self::Store(_)
             | Self::Client(_)
             | Self::Template { .. }

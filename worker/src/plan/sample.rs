@@ -95,7 +95,7 @@ pub async fn sources(
     let window = Slicing::new(&run.spec.window).window();
     for (index, (objects, select)) in lists.iter().zip(selects).enumerate() {
         let strata = strata(objects);
-        let reading = reading(&run.spec.sources[index], 1)?;
+        let reading = reading(&run.spec.sources[index], run.memory_bytes)?;
         let chosen: Vec<SourceObject> = strata.iter().map(|stratum| stratum.object.clone()).collect();
         let mut worker = worker(run, select, shape, index, &chosen, &reading).await?;
         let mut parts = Vec::new();
@@ -167,7 +167,7 @@ async fn sample(
     // The samples of a source are few.
     let ordinal = number as u32;
     if reading.format == SourceFormat::Parquet {
-        let mut open = ObjectReader::new(fetcher, object).open(&reading.columns).await?;
+        let mut open = ObjectReader::new(fetcher, object).open(&reading.columns, reading.row_group_bytes_max()).await?;
         if open.first_group_bytes > ROW_GROUP_SAMPLED_BYTES_MAX {
             // Too much to read for an estimate: as if every row were an event.
             return Ok(Part { selected: open.rows, rows: open.rows, bytes: object.size });
@@ -276,7 +276,7 @@ mod tests {
     /// What the records of a CSV object of `size` bytes are that begins with `head`: how many there are, or why there are none.
     fn csv(head: &str, size: usize) -> Result<usize, String> {
         let columns = Columns::parse("a int, s string").map_err(|error| error.to_string())?;
-        let reading = Reading { format: SourceFormat::Csv, compression: Compression::None, columns, ranges_in_flight: 1 };
+        let reading = Reading { format: SourceFormat::Csv, compression: Compression::None, columns, memory_bytes: 1 << 30 };
         let read = blocks(0, &object(1, size as u64), head.as_bytes(), &reading);
         read.map(|(blocks, _)| blocks.iter().map(Block::line_count).sum()).map_err(|error| error.to_string())
     }

@@ -78,6 +78,16 @@ pub enum SourceError {
         /// Which column, and why.
         problem: String,
     },
+    /// A row group would not leave the worker the memory for its work.
+    #[error("a row group of {object} has {bytes} bytes of declared columns; a worker with this much memory can hold {max}")]
+    RowGroup {
+        /// `s3://bucket/key`.
+        object: String,
+        /// Of its declared columns, as they are stored.
+        bytes: u64,
+        /// Half of the worker's memory.
+        max: u64,
+    },
     /// An object is not what its format says.
     #[error("{object} cannot be read as {format}: {problem}")]
     Unreadable {
@@ -121,6 +131,23 @@ impl Explain for SourceError {
             Self::Unsupported { .. } => FailureCode::Internal,
             Self::Corrupt { .. } | Self::Unreadable { .. } => FailureCode::SourceCorrupt,
             Self::Mismatch { .. } => FailureCode::InvalidColumns,
+            Self::RowGroup { .. } => FailureCode::TooLarge,
+        }
+    }
+
+    fn remedy(&self) -> Option<String> {
+        match self {
+            Self::RowGroup { .. } => {
+                Some("raise workers.memory of the class, declare fewer columns, or write smaller row groups".to_owned())
+            }
+            Self::Changed { .. }
+            | Self::Denied { .. }
+            | Self::Missing { .. }
+            | Self::Unavailable { .. }
+            | Self::Unsupported { .. }
+            | Self::Corrupt { .. }
+            | Self::Unreadable { .. }
+            | Self::Mismatch { .. } => None,
         }
     }
 }

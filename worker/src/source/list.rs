@@ -39,6 +39,8 @@ pub struct Listing<'a> {
     keeps_versions: bool,
 }
 
+/// Objects that cannot be pinned would be rows that nobody misses.
+const NAMELESS: &str = "it lists an object without a key or an ETag";
 const MICROS_PER_SECOND: i64 = 1_000_000;
 
 impl<'a> Listing<'a> {
@@ -85,7 +87,7 @@ impl<'a> Listing<'a> {
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| self.error(&prefix.prefix, error))?;
             for object in page.contents() {
-                let (Some(key), Some(etag)) = (object.key(), object.e_tag()) else { continue };
+                let (Some(key), Some(etag)) = (object.key(), object.e_tag()) else { return Err(self.unfit(&prefix.prefix, NAMELESS)) };
                 let object_of_key = self.object(key, None, etag, object.size());
                 objects.push((object_of_key, object.last_modified().and_then(micros)));
             }
@@ -108,12 +110,15 @@ impl<'a> Listing<'a> {
                 .await
                 .map_err(|error| self.error(&prefix.prefix, error))?;
             for version in page.versions().iter().filter(|version| version.is_latest() == Some(true)) {
-                let (Some(key), Some(etag)) = (version.key(), version.e_tag()) else { continue };
+                let (Some(key), Some(etag)) = (version.key(), version.e_tag()) else { return Err(self.unfit(&prefix.prefix, NAMELESS)) };
                 let object = self.object(key, version.version_id(), etag, version.size());
                 objects.push((object, version.last_modified().and_then(micros)));
             }
-            if page.is_truncated() != Some(true) || page.next_key_marker().is_none() {
+            if page.is_truncated() != Some(true) {
                 return Ok(objects);
+            }
+            if page.next_key_marker().is_none() {
+                return Err(self.unfit(&prefix.prefix, "it is cut off and does not say where it goes on"));
             }
             key_marker = page.next_key_marker().map(str::to_owned);
             version_marker = page.next_version_id_marker().map(str::to_owned);
@@ -129,6 +134,10 @@ impl<'a> Listing<'a> {
             size: size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
             arrival: None,
         }
+    }
+
+    fn unfit(&self, prefix: &str, problem: &str) -> SourceError {
+        SourceError::Unsupported { operation: "listing", target: format!("s3://{}/{prefix}", self.bucket), problem: problem.to_owned() }
     }
 
     fn error<E>(&self, prefix: &str, error: aws_sdk_s3::error::SdkError<E>) -> SourceError

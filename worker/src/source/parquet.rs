@@ -4,18 +4,18 @@ use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::parquet::arrow::ProjectionMask;
 use datafusion::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use datafusion::parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStream, ParquetRecordBatchStreamBuilder};
-use datafusion::parquet::basic::Type as PhysicalType;
+use datafusion::parquet::basic::{ConvertedType, LogicalType, Type as PhysicalType};
 use datafusion::parquet::errors::{ParquetError, Result as ParquetResult};
-use datafusion::parquet::file::metadata::{FileMetaData, ParquetMetaData, ParquetMetaDataReader};
-use datafusion::parquet::schema::types::{SchemaDescriptor, Type};
+use datafusion::parquet::file::metadata::{ColumnChunkMetaData, FileMetaData, ParquetMetaData, ParquetMetaDataReader};
+use datafusion::parquet::schema::types::{BasicTypeInfo, SchemaDescriptor, Type};
 use futures::future::BoxFuture;
-use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
+use futures::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _, stream};
 use weir_crds::columns::Columns;
 
 use super::error::SourceError;
@@ -23,10 +23,12 @@ use super::fetch::{Fetcher, RANGE_BYTES};
 use super::list::SourceObject;
 use crate::decode::parquet::mismatch;
 
-/// Rows of one batch.
+/// Rows of one batch, at most.
 pub const BATCH_ROWS: usize = 8192;
-/// A row group's declared columns are held in memory while it is read.
-const ROW_GROUP_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// The same where a few long values may be many rows', and nobody says so.
+const BATCH_ROWS_UNKNOWN: usize = 1024;
+/// What the rows of a batch have together, as far as the footer tells.
+const BATCH_BYTES: u64 = 16 * 1024 * 1024;
 /// The footer of most files fits, so that they cost one GET before the data.
 const FOOTER_BYTES: usize = 64 * 1024;
 /// GETs of one row group under way at once.
@@ -69,13 +71,13 @@ impl ObjectReader {
         loaded.map_err(|error| self.error(&error))
     }
 
-    /// Opens the object for reading the declared columns.
-    pub async fn open(self, columns: &Columns) -> Result<OpenObject, SourceError> {
+    /// Opens the object for reading the declared columns, which are held in memory for a row group at a time.
+    pub async fn open(self, columns: &Columns, row_group_bytes_max: u64) -> Result<OpenObject, SourceError> {
         let reader = self.clone();
-        reader.or_panic(self.try_open(columns)).await?
+        reader.or_panic(self.try_open(columns, row_group_bytes_max)).await?
     }
 
-    async fn try_open(mut self, columns: &Columns) -> Result<OpenObject, SourceError> {
+    async fn try_open(mut self, columns: &Columns, row_group_bytes_max: u64) -> Result<OpenObject, SourceError> {
         let metadata = self.metadata().await?;
         let schema = Arc::clone(metadata.schema());
         if let Some(problem) = mismatch(&schema, columns) {
@@ -86,18 +88,25 @@ impl ObjectReader {
         let roots: Vec<usize> = declared.map(|(index, _)| index).collect();
         let mask = ProjectionMask::roots(metadata.parquet_schema(), roots);
         let mut first_group_bytes = None;
+        let mut batch_rows = BATCH_ROWS;
         for group in metadata.metadata().row_groups() {
             let wanted = group.columns().iter().enumerate().filter(|(leaf, _)| mask.leaf_included(*leaf));
-            let bytes: u64 = wanted.map(|(_, column)| column.byte_range().1).sum();
+            let bytes: u64 = wanted.clone().map(|(_, column)| column.byte_range().1).sum();
             first_group_bytes.get_or_insert(bytes);
-            if bytes > ROW_GROUP_BYTES_MAX {
-                let problem = format!("a row group has {bytes} bytes of declared columns, more than {ROW_GROUP_BYTES_MAX}");
-                return Err(self.unreadable(problem));
+            let decoded_bytes: u64 = wanted.clone().map(|(_, column)| decoded_bytes(column)).sum();
+            let row_bytes = decoded_bytes.checked_div(u64::try_from(group.num_rows()).unwrap_or(0)).unwrap_or(0);
+            let rows = usize::try_from(BATCH_BYTES / row_bytes.max(1)).unwrap_or(BATCH_ROWS).max(1);
+            let rows_max =
+                if wanted.into_iter().any(|(_, column)| may_repeat_long_values(column)) { BATCH_ROWS_UNKNOWN } else { BATCH_ROWS };
+            batch_rows = batch_rows.min(rows).min(rows_max);
+            if bytes > row_group_bytes_max {
+                let object = self.object.uri();
+                return Err(SourceError::RowGroup { object, bytes, max: row_group_bytes_max });
             }
         }
-        let metadata = int96_as_bytes(metadata).map_err(|error| self.error(&error))?;
+        let metadata = safely_typed(metadata).map_err(|error| self.error(&error))?;
         let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(self.clone(), metadata);
-        let built = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build();
+        let built = builder.with_projection(mask).with_batch_size(batch_rows).build();
         let stream = built.map_err(|error| self.error(&error))?;
         Ok(OpenObject { schema, rows, first_group_bytes: first_group_bytes.unwrap_or(0), stream, rows_read: 0, reader: self })
     }
@@ -128,18 +137,18 @@ impl ObjectReader {
         let parts = stream::iter(starts)
             .map(|start| self.fetcher.range(&self.object, start, (start + RANGE_BYTES).min(fetched.end)))
             .buffered(RANGES_IN_FLIGHT);
-        let mut parts: Vec<Bytes> = parts.try_collect().await.map_err(|error: SourceError| {
+        let from_tail = (range.end > tail_at).then(|| {
+            // Offsets within 64 KiB.
+            let from = (range.start.max(tail_at) - tail_at) as usize;
+            let to = (range.end - tail_at) as usize;
+            Ok(tail.get(from..to).map(|part| tail.slice_ref(part)).unwrap_or_default())
+        });
+        let wanted = (range.end - range.start).min(self.object.size);
+        let bytes = in_a_row(parts.chain(stream::iter(from_tail)), wanted).await.map_err(|error| {
             let text = error.to_string();
             *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
             ParquetError::General(text)
         })?;
-        if range.end > tail_at {
-            // Offsets within 64 KiB.
-            let from = (range.start.max(tail_at) - tail_at) as usize;
-            let to = (range.end - tail_at) as usize;
-            parts.push(tail.get(from..to).map(|part| tail.slice_ref(part)).unwrap_or_default());
-        }
-        let bytes = if parts.len() == 1 { parts.remove(0) } else { parts.concat().into() };
         if bytes.len() as u64 != range.end - range.start {
             return Err(ParquetError::EOF(format!("the object ends within bytes {} to {}", range.start, range.end)));
         }
@@ -164,30 +173,80 @@ impl OpenObject {
     }
 }
 
+/// What a column's values of a row group become in memory, as far as the footer tells.
+fn decoded_bytes(column: &ColumnChunkMetaData) -> u64 {
+    /// Of a value of fixed width, or of the offset of one that is not.
+    const VALUE_BYTES: i64 = 8;
+    let values = column.num_values().saturating_mul(VALUE_BYTES);
+    let texts = column.unencoded_byte_array_data_bytes().unwrap_or_else(|| column.uncompressed_size());
+    u64::try_from(values.saturating_add(texts)).unwrap_or(0)
+}
+
+/// Whether a column has values of any length in a dictionary, and the footer does not say how long all of them are together.
+fn may_repeat_long_values(column: &ColumnChunkMetaData) -> bool {
+    let has_dictionary = column.dictionary_page_offset().is_some() && column.column_type() == PhysicalType::BYTE_ARRAY;
+    has_dictionary && column.unencoded_byte_array_data_bytes().is_none()
+}
+
+/// The parts as one. A single one is not copied, and several not held twice.
+async fn in_a_row(parts: impl Stream<Item = Result<Bytes, SourceError>>, wanted: u64) -> Result<Bytes, SourceError> {
+    let mut parts = std::pin::pin!(parts);
+    let wanted = usize::try_from(wanted).unwrap_or(0);
+    let first = parts.try_next().await?.unwrap_or_default();
+    if first.len() >= wanted {
+        return Ok(first);
+    }
+    let mut whole = BytesMut::with_capacity(wanted);
+    whole.extend_from_slice(&first);
+    while let Some(part) = parts.try_next().await? {
+        whole.extend_from_slice(&part);
+    }
+    Ok(whole.freeze())
+}
+
 fn options() -> ArrowReaderOptions {
     // Types come from the file's own schema, not from what a writer says that it had in memory.
     ArrowReaderOptions::new().with_skip_arrow_metadata(true)
 }
 
-/// The same file with every INT96 read as the bytes that it is stored as. As times the library would wrap those that do not
-/// fit nanoseconds (1677 to 2262), and say nothing.
-fn int96_as_bytes(metadata: ArrowReaderMetadata) -> ParquetResult<ArrowReaderMetadata> {
-    if metadata.parquet_schema().columns().iter().all(|column| column.physical_type() != PhysicalType::INT96) {
+/// The same file with every INT96 read as the bytes that it is stored as, and all text declared as what the library checks to be
+/// UTF-8. As times the library would wrap INT96 that do not fit nanoseconds (1677 to 2262), and say nothing; text that has only the
+/// newer annotation, or that of JSON, it would believe.
+fn safely_typed(metadata: ArrowReaderMetadata) -> ParquetResult<ArrowReaderMetadata> {
+    if metadata.parquet_schema().columns().iter().all(|column| {
+        let is_int96 = column.physical_type() == PhysicalType::INT96;
+        !is_int96 && !is_unchecked_text(column.self_type().get_basic_info())
+    }) {
         return Ok(metadata);
     }
     let whole = metadata.metadata();
     let file = whole.file_metadata();
-    let schema = Arc::new(SchemaDescriptor::new(Arc::new(type_of_bytes(file.schema()))));
+    let schema = Arc::new(SchemaDescriptor::new(Arc::new(safe_type(file.schema())?)));
     let created_by = file.created_by().map(str::to_owned);
     let file = FileMetaData::new(file.version(), file.num_rows(), created_by, None, schema, None);
     ArrowReaderMetadata::try_new(Arc::new(ParquetMetaData::new(file, whole.row_groups().to_vec())), options())
 }
 
-fn type_of_bytes(kind: &Type) -> Type {
-    match kind {
+/// Whether it becomes text and the library would not look at its bytes.
+fn is_unchecked_text(info: &BasicTypeInfo) -> bool {
+    let is_text = matches!(info.logical_type_ref(), Some(LogicalType::String | LogicalType::Json))
+        || info.logical_type_ref().is_none() && info.converted_type() == ConvertedType::JSON;
+    is_text && info.converted_type() != ConvertedType::UTF8
+}
+
+fn safe_type(kind: &Type) -> ParquetResult<Type> {
+    Ok(match kind {
         Type::GroupType { basic_info, fields } => {
-            let fields = fields.iter().map(|field| Arc::new(type_of_bytes(field))).collect();
+            let fields = fields.iter().map(|field| Ok(Arc::new(safe_type(field)?))).collect::<ParquetResult<_>>()?;
             Type::GroupType { basic_info: basic_info.clone(), fields }
+        }
+        Type::PrimitiveType { basic_info, physical_type, .. } if is_unchecked_text(basic_info) => {
+            Type::primitive_type_builder(basic_info.name(), *physical_type)
+                .with_repetition(basic_info.repetition())
+                .with_converted_type(ConvertedType::UTF8)
+                .with_logical_type(Some(LogicalType::String))
+                .with_id(basic_info.has_id().then(|| basic_info.id()))
+                .build()?
         }
         Type::PrimitiveType { basic_info, physical_type: PhysicalType::INT96, scale, precision, .. } => Type::PrimitiveType {
             basic_info: basic_info.clone(),
@@ -197,7 +256,7 @@ fn type_of_bytes(kind: &Type) -> Type {
             precision: *precision,
         },
         Type::PrimitiveType { .. } => kind.clone(),
-    }
+    })
 }
 
 impl AsyncFileReader for ObjectReader {

@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array as _, AsArray as _, Int64Array, RecordBatch};
+use datafusion::arrow::array::{Array as _, AsArray as _, Int64Array, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
 use datafusion::parquet::arrow::ArrowWriter;
-use datafusion::parquet::data_type::{Int96, Int96Type};
+use datafusion::parquet::column::writer::ColumnWriter;
+use datafusion::parquet::data_type::{ByteArray, ByteArrayType, Int96, Int96Type};
 use datafusion::parquet::file::properties::WriterProperties;
 use datafusion::parquet::file::writer::SerializedFileWriter;
 use datafusion::parquet::schema::parser::parse_message_type;
@@ -23,13 +24,15 @@ use crate::termination::Explain as _;
 /// All rows of a file, and its own columns.
 async fn read(file: &[u8], columns: &str) -> Result<(Vec<RecordBatch>, SchemaRef), SourceError> {
     let (fetcher, objects) = store(&[("file", file)]).await;
-    let mut open = ObjectReader::new(&fetcher, &objects[0]).open(&Columns::parse(columns).unwrap()).await?;
+    let mut open = ObjectReader::new(&fetcher, &objects[0]).open(&Columns::parse(columns).unwrap(), ROW_GROUP_BYTES_MAX).await?;
     let mut batches = Vec::new();
     while let Some(batch) = open.next().await? {
         batches.push(batch);
     }
     Ok((batches, open.schema))
 }
+
+const ROW_GROUP_BYTES_MAX: u64 = 1 << 20;
 
 fn three_rows() -> Vec<u8> {
     let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
@@ -62,6 +65,38 @@ async fn damage_is_the_objects_fault_however_the_library_takes_it() {
         assert!(text.starts_with("s3://bucket/file cannot be read as Parquet: ") && text.contains(expected), "{text}");
         assert_eq!(error.code(), FailureCode::SourceCorrupt);
     }
+}
+
+#[tokio::test]
+async fn a_row_group_that_the_worker_cannot_hold_is_refused() {
+    let file = three_rows();
+    let (fetcher, objects) = store(&[("file", &file)]).await;
+    let columns = Columns::parse("n bigint").unwrap();
+    let open = async |max| ObjectReader::new(&fetcher, &objects[0]).open(&columns, max).await.map(|open| open.first_group_bytes);
+    let bytes = open(ROW_GROUP_BYTES_MAX).await.unwrap();
+    assert_eq!(open(bytes).await.unwrap(), bytes);
+    let error = open(bytes - 1).await.unwrap_err();
+    assert_eq!(error.code(), FailureCode::TooLarge);
+    assert!(error.remedy().unwrap().contains("workers.memory"));
+}
+
+#[tokio::test]
+async fn long_rows_come_in_smaller_batches() {
+    let schema = Arc::new(Schema::new(vec![Field::new("s", DataType::Utf8, false)]));
+    let long: Vec<String> = (0..600).map(|n| format!("{n:060000}")).collect();
+    let rows = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(StringArray::from(long.clone()))]).unwrap();
+    let properties = WriterProperties::builder().set_dictionary_enabled(false).build();
+    let mut writer = ArrowWriter::try_new(Vec::new(), schema, Some(properties)).unwrap();
+    writer.write(&rows).unwrap();
+    let (fetcher, objects) = store(&[("file", &writer.into_inner().unwrap())]).await;
+    let mut open = ObjectReader::new(&fetcher, &objects[0]).open(&Columns::parse("s string").unwrap(), u64::MAX).await.unwrap();
+    let mut seen = Vec::new();
+    while let Some(batch) = open.next().await.unwrap() {
+        assert!((1..=280).contains(&batch.num_rows()), "{} rows of 60 kB", batch.num_rows());
+        let texts = batch["s"].as_any().downcast_ref::<StringArray>().unwrap();
+        seen.extend(texts.iter().map(|text| text.unwrap().to_owned()));
+    }
+    assert_eq!(seen, long);
 }
 
 fn int96(micros: i64, nanos_more: i64) -> Int96 {
@@ -128,4 +163,50 @@ async fn int96_is_a_time_to_those_who_read_its_row_and_to_the_declaration() {
     assert_eq!(row, r#"{"t":"2026-11-03T06:00:00Z"}"#);
     let error = read(&file, "t binary").await.unwrap_err();
     assert!(matches!(error, SourceError::Mismatch { .. }), "{error}");
+}
+
+/// A file of one optional group with a required leaf: rows are null, 7, null, 9.
+fn required_leaf(leaf: &str) -> Vec<u8> {
+    let schema = parse_message_type(&format!("message m {{ OPTIONAL group user {{ {leaf} }} }}")).unwrap();
+    let mut writer = SerializedFileWriter::new(Vec::new(), Arc::new(schema), Arc::new(WriterProperties::builder().build())).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    while let Some(mut column) = group.next_column().unwrap() {
+        let levels = [0, 1, 0, 1];
+        if let ColumnWriter::Int64ColumnWriter(typed) = column.untyped() {
+            typed.write_batch(&[7, 9], Some(&levels), None).unwrap();
+        } else {
+            column.typed::<ByteArrayType>().write_batch(&[ByteArray::from("a"), ByteArray::from("b")], Some(&levels), None).unwrap();
+        }
+        column.close().unwrap();
+    }
+    group.close().unwrap();
+    writer.into_inner().unwrap()
+}
+
+#[tokio::test]
+async fn a_field_of_a_null_struct_is_null_and_not_that_of_another_row() {
+    let numbers = (required_leaf("REQUIRED INT64 v;"), "user struct<v: bigint>");
+    let texts = (required_leaf("REQUIRED BYTE_ARRAY v (UTF8);"), "user struct<v: string>");
+    for (file, columns) in [numbers, texts] {
+        let (batches, schema) = read(&file, columns).await.unwrap();
+        let decoded = parquet::decode(&batches[0], &Columns::parse(columns).unwrap(), &schema, 0, 1).unwrap();
+        let field = decoded.batch["user"].as_struct().column(0).clone();
+        let nulls: Vec<bool> = (0..4).map(|row| field.is_null(row)).collect();
+        assert_eq!(nulls, [true, false, true, false], "{columns}");
+    }
+}
+
+#[tokio::test]
+async fn text_that_is_not_utf_8_is_never_taken_for_text() {
+    for annotation in ["UTF8", "JSON"] {
+        let schema = parse_message_type(&format!("message m {{ REQUIRED BYTE_ARRAY s ({annotation}); }}")).unwrap();
+        let mut writer = SerializedFileWriter::new(Vec::new(), Arc::new(schema), Arc::new(WriterProperties::builder().build())).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        column.typed::<ByteArrayType>().write_batch(&[ByteArray::from(b"caf\xe9".to_vec())], None, None).unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+        let error = read(&writer.into_inner().unwrap(), "s string").await.unwrap_err();
+        assert_eq!(error.code(), FailureCode::SourceCorrupt, "{annotation}: {error}");
+    }
 }
