@@ -44,6 +44,9 @@ pub struct Shared {
     pub event_type: usize,
 }
 
+/// Batches of fewer rows are copied before they wait for their segment.
+const ROWS_HELD_MIN: usize = 1024;
+
 /// The state of one thread.
 #[derive(Debug)]
 pub struct Worker {
@@ -137,7 +140,7 @@ impl Worker {
             self.reject(rejected, &mut processed);
         }
         let rows = decoded.batch;
-        let parts = if self.evaluator.unnests() { expand::parts(&rows) } else { Parts::whole(rows.num_rows()) };
+        let parts = self.evaluator.unnests().map_or_else(|| Parts::whole(rows.num_rows()), |unnests| expand::parts(&rows, unnests));
         for (index, fault) in parts.too_large {
             let row = number_of(&rows, index);
             let fault = RowFault { row, sub: 0, fault, event_time_us: None, event_type: None };
@@ -223,7 +226,8 @@ impl Worker {
         }
         for (slice, indices) in by_slice.rows {
             processed.counts.selected += indices.len() as u64;
-            let rows = if indices.len() == normalized.batch.num_rows() {
+            // A few rows are copied: their batch may have memory for many.
+            let rows = if indices.len() == normalized.batch.num_rows() && indices.len() >= ROWS_HELD_MIN {
                 normalized.batch.clone()
             } else {
                 take_record_batch(&normalized.batch, &UInt32Array::from(indices))?

@@ -16,6 +16,7 @@ use super::arithmetic::CheckArithmetic;
 use super::error::SelectError;
 use super::position::Position;
 use super::syntax;
+use super::unnests::Unnests;
 use crate::decode::lines::BLOCK_LINES_MAX;
 use crate::decode::types::source_schema;
 
@@ -26,8 +27,8 @@ pub struct CheckedSelect {
     pub origin: String,
     /// The table.
     pub source: SchemaRef,
-    /// Whether a source row may become more than one.
-    pub unnests: bool,
+    /// By what a source row may become more than one.
+    pub unnests: Option<Unnests>,
     /// The plan over a table without provenance.
     pub plan: LogicalPlan,
     /// Result columns as the engine types them, in the select's order.
@@ -45,6 +46,8 @@ pub fn session() -> SessionContext {
     sql.collect_spans = true;
     let context = SessionContext::new_with_config(config);
     context.add_analyzer_rule(Arc::new(CheckArithmetic));
+    // It puts what it takes for cheap first, casts before LIKE, so that rows fail which the condition before had left out.
+    context.remove_optimizer_rule("push_down_filter");
     context
 }
 
@@ -70,8 +73,7 @@ impl CheckedSelect {
         // The physical plan has the types after coercion, and type errors show here rather than in every row.
         let physical = context.state().create_physical_plan(&plan).await;
         let result = physical.map_err(|error| plan_error(origin, &error, &statement))?.schema();
-        let unnests =
-            plan.exists(|node| Ok(matches!(node, LogicalPlan::Unnest(_)))).map_err(|error| plan_error(origin, &error, &statement))?;
+        let unnests = Unnests::of(&plan).map_err(|error| plan_error(origin, &error, &statement))?;
         Ok(Self { origin: origin.to_owned(), source, unnests, plan, result })
     }
 }

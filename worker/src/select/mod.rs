@@ -12,12 +12,14 @@ pub mod provenance;
 pub mod result;
 pub mod run;
 pub mod syntax;
+pub mod unnests;
 
 pub use check::CheckedSelect;
 pub use error::SelectError;
 pub use normalize::{Normalized, Normalizer, RowFault};
 pub use result::ResultShape;
 pub use run::{Evaluated, Evaluator};
+pub use unnests::Unnests;
 
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use datafusion::arrow::array::{AsArray as _, RecordBatch};
 use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::datatypes::{SchemaRef, UInt64Type};
+use datafusion::arrow::error::ArrowError;
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::datasource::provider_as_source;
 use datafusion::error::DataFusionError;
@@ -18,10 +19,14 @@ use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream, collec
 use super::check::{CheckedSelect, session};
 use super::error::SelectError;
 use super::provenance;
+use super::unnests::Unnests;
 use crate::decode::types::{ROW_COLUMN, with_provenance};
 
 /// Each execution leaves a few metrics in the plan; after this many they are dropped with the plan's state.
 const EXECUTIONS_PER_PLAN: u32 = 1000;
+
+/// Parts of one batch that are held as operators left them.
+const LOOSE_PARTS_MAX: usize = 64;
 
 /// A select compiled for one thread.
 #[derive(Debug)]
@@ -31,7 +36,7 @@ pub struct Evaluator {
     task: Arc<TaskContext>,
     input: Arc<Input>,
     executions: u32,
-    unnests: bool,
+    unnests: Option<Unnests>,
 }
 
 /// What one batch became.
@@ -48,6 +53,32 @@ pub struct Evaluated {
 struct Input {
     schema: SchemaRef,
     batch: Mutex<Option<RecordBatch>>,
+}
+
+/// What the halves of a batch became. An operator's batch has memory for as many rows as it takes, however few it holds, so that
+/// those of thousands of halves would take gigabytes.
+struct Parts {
+    schema: SchemaRef,
+    joined: Vec<RecordBatch>,
+    loose: Vec<RecordBatch>,
+}
+
+impl Parts {
+    fn add(&mut self, results: Vec<RecordBatch>) -> Result<(), ArrowError> {
+        self.loose.extend(results);
+        if self.loose.len() > LOOSE_PARTS_MAX {
+            self.joined.push(concat_batches(&self.schema, &std::mem::take(&mut self.loose))?);
+        }
+        Ok(())
+    }
+
+    fn join(mut self) -> Result<RecordBatch, ArrowError> {
+        self.joined.append(&mut self.loose);
+        match <[RecordBatch; 1]>::try_from(self.joined) {
+            Ok([batch]) => Ok(batch),
+            Err(parts) => concat_batches(&self.schema, &parts),
+        }
+    }
 }
 
 impl PartitionStream for Input {
@@ -76,30 +107,27 @@ impl Evaluator {
         let table = provider_as_source(Arc::new(StreamingTable::try_new(schema, vec![stream])?));
         let logical = provenance::carry(select.plan.clone(), &table)?;
         let plan = context.state().create_physical_plan(&logical).await?;
-        Ok(Self { origin: select.origin.clone(), plan, task: context.task_ctx(), input, executions: 0, unnests: select.unnests })
+        Ok(Self { origin: select.origin.clone(), plan, task: context.task_ctx(), input, executions: 0, unnests: select.unnests.clone() })
     }
 
-    /// Whether a source row may become more than one.
-    pub fn unnests(&self) -> bool {
-        self.unnests
+    /// By what a source row may become more than one.
+    pub fn unnests(&self) -> Option<&Unnests> {
+        self.unnests.as_ref()
     }
 
     /// Runs the select over one batch.
     pub fn run(&mut self, batch: RecordBatch) -> Result<Evaluated, SelectError> {
-        let mut parts = Vec::new();
+        let mut parts = Parts { schema: self.plan.schema(), joined: Vec::new(), loose: Vec::new() };
         let mut failed = Vec::new();
         self.halve(batch, &mut parts, &mut failed)?;
-        let batch = match <[RecordBatch; 1]>::try_from(parts) {
-            Ok([batch]) => batch,
-            Err(parts) => concat_batches(&self.plan.schema(), &parts).map_err(|error| self.error(error.into()))?,
-        };
+        let batch = parts.join().map_err(|error| self.error(error.into()))?;
         Ok(Evaluated { batch, failed })
     }
 
-    fn halve(&mut self, batch: RecordBatch, parts: &mut Vec<RecordBatch>, failed: &mut Vec<(u64, String)>) -> Result<(), SelectError> {
+    fn halve(&mut self, batch: RecordBatch, parts: &mut Parts, failed: &mut Vec<(u64, String)>) -> Result<(), SelectError> {
         let rows = batch.num_rows();
         match self.execute(batch.clone()) {
-            Ok(results) => parts.extend(results),
+            Ok(results) => parts.add(results).map_err(|error| self.error(error.into()))?,
             // Not the rows' fault: out of memory, a broken plan.
             Err(error) if !is_of_a_value(&error) => return Err(self.error(error)),
             Err(error) if rows <= 1 => {

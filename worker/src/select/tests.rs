@@ -7,7 +7,7 @@ use weir_crds::backfill_job::EventColumns;
 use weir_crds::columns::Columns;
 
 use super::normalize::SUB_COLUMN;
-use super::{CheckedSelect, Evaluator, Normalizer, ResultShape, SelectError};
+use super::{CheckedSelect, Evaluator, Normalizer, ResultShape, SelectError, Unnests};
 use crate::decode::types::{ROW_COLUMN, timestamp_type};
 use crate::decode::{JsonDecoder, LineSplitter, Reason};
 use crate::termination::Explain as _;
@@ -354,4 +354,35 @@ fn a_source_without_a_column_gives_nulls_of_its_type() {
     assert!(normalized.batch["v"].is_null(0));
     // Item ints are widened, so that `int` and `bigint` agree between sources.
     assert!(shape.schema.field(3).data_type().to_string().contains("Int64"));
+}
+
+#[test]
+fn conditions_are_tried_in_the_order_that_they_are_written_in() {
+    let sql = "SELECT id FROM logs WHERE kind LIKE 'num%' AND CAST(id AS BIGINT) > 5";
+    let evaluated =
+        evaluate(sql, "{\"id\":\"n/a\",\"kind\":\"text\"}\n{\"id\":\"7\",\"kind\":\"number\"}\n{\"id\":\"n/a\",\"kind\":\"number\"}\n");
+    assert_eq!(texts(&evaluated.batch, "id"), [Some("7".to_owned())]);
+    assert_eq!(evaluated.failed.iter().map(|(row, _)| *row).collect::<Vec<_>>(), [3], "the first is left out, and not invalid");
+}
+
+#[test]
+fn of_many_rows_that_fail_the_others_are_kept_in_order() {
+    let lines: String = (0..1000).map(|row| format!("{{\"id\":\"{}\",\"n\":{row}}}\n", if row % 2 == 0 { "x" } else { "1" })).collect();
+    let evaluated = evaluate("SELECT n FROM logs WHERE CAST(id AS BIGINT) = 1", &lines);
+    assert_eq!(ints(&evaluated.batch, "n"), (0..1000).filter(|row| row % 2 == 1).map(Some).collect::<Vec<_>>());
+    assert_eq!(evaluated.failed.len(), 500);
+}
+
+#[test]
+fn what_is_unnested_and_what_is_repeated_are_known() {
+    let unnests = |sql: &str| check(sql).unwrap().unnests;
+    let of = |lists: &[&str], repeated: &[&str], computes: bool| {
+        let names = |of: &[&str]| of.iter().map(|name| (*name).to_owned()).collect();
+        Some(Unnests { lists: names(lists), repeated: names(repeated), computes })
+    };
+    assert_eq!(unnests("SELECT id FROM logs"), None);
+    assert_eq!(unnests("SELECT id, unnest(items) FROM logs WHERE kind = 'x'"), of(&["items"], &["id"], false));
+    assert_eq!(unnests("SELECT id || kind, tags, unnest(items) FROM logs AS l"), of(&["items"], &["id", "kind", "tags"], false));
+    assert_eq!(unnests("SELECT n, unnest(string_to_array(id, ',')) FROM logs"), of(&["id"], &["n"], true));
+    assert!(unnests("SELECT unnest(t) FROM (SELECT string_to_array(id, ',') AS t FROM logs) AS s").unwrap().computes);
 }
