@@ -141,7 +141,9 @@ pub struct Reconstruct {
     /// `Quarantine`: an invalid row is set aside with its reason. `Fail`: it fails its slice.
     #[serde(default)]
     pub on_invalid: OnInvalid,
-    /// The share of invalid rows, per source, event type and slice, above which the slice fails. Default `"0"`: none.
+    /// The share of invalid rows, per source, event type and slice, above which the slice fails. Default `"0"`: none. Rows whose time
+    /// or type nobody can tell, as of a line that cannot be read, count for each slice that they may belong to, against all rows that
+    /// its objects have for the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 16), regex(pattern = r"^(100(\.0+)?|[0-9]{1,2}(\.[0-9]{1,9})?)$"))]
     pub max_quarantined_percent: Option<String>,
@@ -195,7 +197,7 @@ pub struct Execution {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 500))]
     pub parallelism: Option<u32>,
-    /// How often a worker may fail by its own error, per unit of work. Default 3. An error that would be the same again, as a select
+    /// How often a worker may fail by its own error, per chunk of the sources or slice. Default 3. An error that would be the same again, as a select
     /// that is wrong, counts at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 20))]

@@ -99,7 +99,7 @@ impl Accounts {
     }
 
     /// That no more rows are invalid than the job allows: for each source and event type of the slice; and of the rows
-    /// that are too broken to tell, for each source as a whole.
+    /// that are too broken to tell, for each source, of all that its chunks had for the job.
     pub fn check_limit(&self, rules: &Reconstruct, shares: &[ChunkShare]) -> Result<(), AssembleError> {
         let limit = match rules.on_invalid {
             OnInvalid::Fail => "0",
@@ -128,7 +128,9 @@ impl Accounts {
                     });
                 }
             }
-            let (found, total) = mine().fold((0, 0), |(found, total), share| (found + share.unplaced, total + share.read));
+            // Against what the same objects had for the job: rows that `select` leaves out count for nothing.
+            let found: u64 = mine().map(|share| share.unplaced).sum();
+            let total = found + mine().map(|share| share.placed).sum::<u64>();
             if exceeds(found, total, limit) {
                 return Err(AssembleError::OverLimitUnplaced { source_name: name.clone(), found, total, limit: limit.to_owned() });
             }
@@ -196,7 +198,7 @@ mod tests {
             segments: Vec::new(),
             selected,
             invalid: invalid.iter().map(|(event_type, rows)| ((*event_type).to_owned(), *rows)).collect(),
-            read: 100,
+            placed: 99,
             unplaced,
         }
     }

@@ -42,9 +42,16 @@ pub enum AssembleError {
     )]
     OverLimit { source_name: String, event_type: String, found: u64, total: u64, limit: String },
     #[error(
-        "of the rows of source {source_name} that may belong to the slice, {found} of {total} are so broken that they have no event time, or no event type; reconstruct.maxQuarantinedPercent allows {limit} %"
+        "of {total} rows that the slice's objects of source {source_name} have for the job, {found} are so broken that nobody can tell their time or type; reconstruct.maxQuarantinedPercent allows {limit} %"
     )]
     OverLimitUnplaced { source_name: String, found: u64, total: u64, limit: String },
+    #[error("{rows} rows that the target would refuse are set aside in {key}")]
+    Refused {
+        rows: u64,
+        key: String,
+        #[source]
+        source: Box<Self>,
+    },
     #[error("the slice has more than {max} event types; is eventType the right column?")]
     EventTypes { max: usize },
     #[error("source {source_name}, event type {event_type:?}: {sum}: rows were lost or doubled inside weir")]
@@ -64,6 +71,7 @@ impl Explain for AssembleError {
             Self::Spill(error) if error.is_full() => FailureCode::ScratchFull,
             Self::Staged(error) if error.is_full() => FailureCode::ScratchFull,
             Self::Quarantine(error) => error.code(),
+            Self::Refused { source, .. } => source.code(),
             Self::OverLimit { .. } | Self::OverLimitUnplaced { .. } => FailureCode::QuarantineLimit,
             Self::EventTypes { .. } => FailureCode::TooLarge,
             Self::NoSink | Self::Spill(_) | Self::Staged(_) | Self::Conservation { .. } | Self::Thread => FailureCode::Internal,
@@ -76,6 +84,7 @@ impl Explain for AssembleError {
             Self::EventTypes { .. } => Some("spec.reconstruct.columns.eventType".to_owned()),
             Self::Run(error) => error.field(),
             Self::Quarantine(error) => error.field(),
+            Self::Refused { source, .. } => source.field(),
             Self::Store(_)
             | Self::NoSink
             | Self::NoData { .. }

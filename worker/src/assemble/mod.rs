@@ -112,6 +112,20 @@ impl Assembler {
     async fn put(&self, slice: usize, assembled: Assembled) -> Result<Staged, AssembleError> {
         let PlannedRun { run, plan, .. } = &self.planned;
         let slice = &plan.slices[slice].id;
+        let quarantine = match assembled.quarantine {
+            Some(written) => {
+                let key = run.keys.quarantine_part(slice.as_str(), &written.sha256.short());
+                run.ledger.put_part_file(&key, written.file.path()).await?;
+                Some(PartRef { key, digest: written.sha256.into(), bytes: written.bytes, rows: written.rows })
+            }
+            None => None,
+        };
+        if let Some(error) = assembled.over_limit {
+            return Err(match quarantine {
+                Some(part) => AssembleError::Refused { rows: part.rows, key: part.key, source: Box::new(error) },
+                None => error,
+            });
+        }
         let mut buckets = Vec::new();
         for part in assembled.buckets {
             let key = run.keys.staged_part(slice, &part.bucket, &part.written.digest.short());
@@ -123,14 +137,6 @@ impl Assembler {
             let part_ref = PartRef { key, digest: written.digest, bytes: written.bytes, rows: written.rows };
             buckets.push(StagedBucket { bucket: part.bucket, part: part_ref, partitions: part.partitions });
         }
-        let quarantine = match assembled.quarantine {
-            Some(written) => {
-                let key = run.keys.quarantine_part(slice.as_str(), &written.sha256.short());
-                run.ledger.put_part_file(&key, written.file.path()).await?;
-                Some(PartRef { key, digest: written.sha256.into(), bytes: written.bytes, rows: written.rows })
-            }
-            None => None,
-        };
         Ok(Staged { slice: slice.clone(), by: assembled.by, buckets, quarantine, reasons: assembled.reasons })
     }
 }

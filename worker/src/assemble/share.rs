@@ -27,8 +27,8 @@ pub struct ChunkShare {
     pub selected: u64,
     /// Invalid rows of the slice, by event type.
     pub invalid: BTreeMap<String, u64>,
-    /// Rows that were read of the chunk, whatever their slice.
-    pub read: u64,
+    /// Rows of the chunk that are selected, or invalid and known to be of a slice, whichever that is.
+    pub placed: u64,
     /// Invalid rows of the chunk that have no event time, or no type: they may belong to any slice it has rows of.
     pub unplaced: u64,
 }
@@ -97,7 +97,7 @@ impl ChunkShare {
             segments: mine.map(|entry| entry.segments.clone()).unwrap_or_default(),
             selected: mine.map_or(0, |entry| entry.rows),
             invalid,
-            read: manifest.read,
+            placed: manifest.selected + placed,
             unplaced: manifest.invalid.saturating_sub(placed + manifest.invalid_outside),
         }
     }
@@ -121,6 +121,6 @@ mod tests {
         }))
         .unwrap();
         let share = ChunkShare::of(0, &manifest, &manifest.invalid_by[0].slice);
-        assert_eq!((share.unplaced, share.invalid), (1, BTreeMap::from([("click".to_owned(), 1)])));
+        assert_eq!((share.placed, share.unplaced, share.invalid), (16, 1, BTreeMap::from([("click".to_owned(), 1)])));
     }
 }

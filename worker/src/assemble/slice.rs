@@ -49,6 +49,8 @@ pub struct Assembled {
     pub buckets: Vec<AssembledBucket>,
     pub quarantine: Option<WrittenQuarantine>,
     pub reasons: Vec<ReasonCount>,
+    /// More rows are invalid than the job allows. Those that were set aside are put all the same, for people to look at.
+    pub over_limit: Option<AssembleError>,
 }
 
 #[derive(Debug)]
@@ -124,7 +126,7 @@ impl SliceWork {
         }
     }
 
-    /// Sorts what was added and writes the parts; checks the sums and the limit. Returns a buffer for the next slice too.
+    /// Sorts what was added and writes the parts; checks the sums. Returns a buffer for the next slice too.
     pub fn finish(self, shares: &[ChunkShare]) -> Result<(Assembled, row::Buffer), AssembleError> {
         let Self { planned, sink, recorder, assembly, accounts, quarantine, .. } = self;
         // Both ends of the pass count into the accounts, one at a time.
@@ -155,13 +157,13 @@ impl SliceWork {
         })?;
         let accounts = accounts.into_inner();
         accounts.check(shares)?;
-        accounts.check_limit(&planned.run.spec.reconstruct, shares)?;
         let mut buckets = Vec::new();
         for (number, (writer, partitions)) in parts {
             buckets.push(AssembledBucket { bucket: format!("{}-{number}", sink.name), written: writer.finish()?, partitions });
         }
         let quarantine = quarantine.map(|writer| writer.finish().map_err(quarantine_failed)).transpose()?;
-        Ok((Assembled { by: accounts.by(), buckets, quarantine, reasons: accounts.reasons() }, buffer))
+        let over_limit = accounts.check_limit(&planned.run.spec.reconstruct, shares).err();
+        Ok((Assembled { by: accounts.by(), buckets, quarantine, reasons: accounts.reasons(), over_limit }, buffer))
     }
 }
 

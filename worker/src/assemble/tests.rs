@@ -122,7 +122,7 @@ fn shares(rows: &[(u16, u64)]) -> Vec<ChunkShare> {
         segments: Vec::new(),
         selected: *selected,
         invalid: BTreeMap::new(),
-        read: *selected,
+        placed: *selected,
         unplaced: 0,
     };
     rows.iter().map(share).collect()

@@ -7,6 +7,7 @@
 mod damage;
 mod preflight;
 mod quota;
+mod refused;
 mod since;
 mod world;
 
