@@ -34,6 +34,10 @@ pub enum TransactionError {
     Client(#[source] KafkaError),
     #[error("the end offsets of the target cannot be read")]
     Offsets(#[source] RangeError),
+    #[error(
+        "a record of {topic}, partition {partition}, was given offset {offset}, though its log had reached {end} before: the log was cut, or the topic deleted and made again"
+    )]
+    LogCut { topic: String, partition: i32, offset: i64, end: i64 },
     #[error("the progress topic cannot be read")]
     Progress(#[source] RangeError),
     #[error("the record {key} is damaged")]
@@ -100,7 +104,8 @@ impl TransactionError {
         match self {
             Self::Config(_) | Self::Client(_) | Self::Holder { .. } => Consequence::Refused,
             Self::Offsets(error) | Self::Progress(error) if error.is_denied() => Consequence::Refused,
-            Self::Offsets(_) | Self::Progress(_) | Self::Thread(_) | Self::NoProducer => Consequence::StartOver,
+            // Whether it is still the same topic is looked at when starting.
+            Self::LogCut { .. } | Self::Offsets(_) | Self::Progress(_) | Self::Thread(_) | Self::NoProducer => Consequence::StartOver,
             Self::Taken { .. } => Consequence::Yield,
             Self::Call { consequence, .. } => *consequence,
         }
@@ -111,7 +116,13 @@ impl TransactionError {
         match self {
             Self::Offsets(error) | Self::Progress(error) => error.is_denied(),
             Self::Call { source, .. } => source.rdkafka_error_code().is_some_and(failure::is_denied),
-            Self::Config(_) | Self::Client(_) | Self::Holder { .. } | Self::Taken { .. } | Self::Thread(_) | Self::NoProducer => false,
+            Self::Config(_)
+            | Self::Client(_)
+            | Self::LogCut { .. }
+            | Self::Holder { .. }
+            | Self::Taken { .. }
+            | Self::Thread(_)
+            | Self::NoProducer => false,
         }
     }
 
@@ -121,6 +132,7 @@ impl TransactionError {
             Self::Call { source, .. } | Self::Client(source) => source.rdkafka_error_code(),
             Self::Config(_)
             | Self::Offsets(_)
+            | Self::LogCut { .. }
             | Self::Progress(_)
             | Self::Holder { .. }
             | Self::Taken { .. }
@@ -238,6 +250,10 @@ impl Session {
                     OffsetRange { first: floor, last: end - 1 }
                 }
             };
+            if range.first < floor || range.last < range.first {
+                let offset = range.first.min(range.last);
+                return Err(TransactionError::LogCut { topic: self.topic.clone(), partition, offset, end: floor });
+            }
             self.floors.insert(partition, range.last + 1);
             ranges.insert(partition, range);
         }
