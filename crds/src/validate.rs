@@ -140,8 +140,13 @@ pub fn granted(cluster: &KafkaClusterSpec, namespace: &str, topic: &str, verbs: 
 pub fn grants<'a>(cluster: &'a KafkaClusterSpec, namespace: &'a str, topic: &'a str) -> impl Iterator<Item = &'a Grant> {
     cluster.grants.iter().filter(move |grant| {
         grant.namespaces.iter().any(|n| n == "*" || n == namespace)
-            && grant.topics.iter().any(|pattern| regex::Regex::new(pattern).is_ok_and(|r| r.is_match(topic)))
+            && grant.topics.iter().any(|pattern| whole(pattern).is_ok_and(|r| r.is_match(topic)))
     })
+}
+
+/// The anchors of a pattern are those of its first and last alternative only: of `^a|b$`, `a_private` would be one.
+fn whole(pattern: &str) -> Result<regex::Regex, regex::Error> {
+    regex::Regex::new(&format!("^(?:{pattern})$"))
 }
 
 /// What can be known of a cluster by itself.
@@ -251,5 +256,19 @@ mod tests {
         assert_eq!(granted(&cluster, "growth", "app_events", &[GrantVerb::Write, GrantVerb::Read]), Err(GrantVerb::Read));
         assert_eq!(granted(&cluster, "growth", "my_app_events", &[GrantVerb::Write]), Err(GrantVerb::Write));
         assert_eq!(granted(&cluster, "other", "app_events", &[GrantVerb::Write]), Err(GrantVerb::Write));
+    }
+
+    #[test]
+    fn every_alternative_of_a_pattern_is_of_whole_names() {
+        let grant = Grant {
+            namespaces: vec!["*".into()],
+            topics: vec!["^app_events|app_orders$".into()],
+            verbs: vec![GrantVerb::Write],
+            max_floor: None,
+        };
+        let cluster = KafkaClusterSpec { grants: vec![grant], ..Default::default() };
+        let is_granted = |topic: &str| granted(&cluster, "growth", topic, &[GrantVerb::Write]).is_ok();
+        assert!(is_granted("app_events") && is_granted("app_orders"));
+        assert!(!is_granted("app_events_pii") && !is_granted("their_app_orders"));
     }
 }
