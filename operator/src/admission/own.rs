@@ -113,12 +113,12 @@ fn job(job: &BackfillJob, caches: &Caches) -> Vec<FieldError> {
         Some(name) => caches.classes.get(&ObjectRef::new(name)),
         None => caches.classes.find(|class| class.spec.default),
     };
-    if let Some(class) = class {
-        faults.extend(validate::within_class(&job.spec, &class.name_any(), &class.spec));
-    }
-    // A draft, which weir makes of a loss, names what it is to be granted.
+    // A draft, which weir makes of a loss, names what it is to be granted, and may be of a longer loss than its class allows.
     if job.spec.suspend {
         return faults;
+    }
+    if let Some(class) = class {
+        faults.extend(validate::within_class(&job.spec, &class.name_any(), &class.spec));
     }
     let namespace = job.namespace().unwrap_or_default();
     for (index, kafka) in job.spec.sinks.iter().enumerate().filter_map(|(index, sink)| Some((index, sink.kafka.as_ref()?))) {

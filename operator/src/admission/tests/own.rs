@@ -205,6 +205,9 @@ fn what_may_still_come_is_waited_for_and_a_draft_need_not_be_granted() {
     let [theirs, suspended] = [theirs, suspended].map(|spec| object("BackfillJob", "one", spec));
     world.ask(&own("BackfillJob", None, &suspended)).passes_in_silence("a draft");
     world.ask(&own("BackfillJob", Some(&suspended), &theirs)).is_refused_for(&["does not grant".into()], "it would begin");
+    let wide = |suspend| object("BackfillJob", "one", laid_over(&job(), &json!({"execution": {"parallelism": 50}, "suspend": suspend})));
+    world.ask(&own("BackfillJob", None, &wide(true))).passes_in_silence("a draft of more than its class allows");
+    world.ask(&own("BackfillJob", Some(&wide(true)), &wide(false))).is_refused_for(&["parallelism".into()], "it would begin");
     world.clusters.clear();
     world.ask(&own("BackfillJob", None, &theirs)).passes_in_silence("its cluster may come");
     world.classes.clear();
