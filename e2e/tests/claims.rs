@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use serde_json::{Value, json};
-use weir_e2e::demo::scene::{JOB, Job, Scene};
+use weir_e2e::demo::scene::{JOB, Job, PARTITIONS, Scene, TOPIC_SETTINGS};
 use weir_e2e::demo::watch::{Watched, condition, number, text};
 use weir_e2e::fixture::{self, Fixture};
 use weir_e2e::novashop::Settings;
@@ -22,6 +22,13 @@ const POOL_NODE: &str = "node-1";
 async fn approve(fixture: &Fixture, job: &Watched, name: &str) -> anyhow::Result<()> {
     let planned = job.phase("AwaitingApproval", RUN_LIMIT, |_| {}).await?;
     Ok(fixture.patch_job(name, json!({"approval": {"mode": "Manual", "planHash": text(&planned, "/status/plan/hash")}})).await?)
+}
+
+/// Waits until this generation's plan is there to be approved, and not the one before's.
+async fn planned(job: &Watched, generation: u64) -> anyhow::Result<()> {
+    let is_planned = |job: &Value| text(job, "/status/phase") == "AwaitingApproval" && number(job, "/status/run/generation") == generation;
+    job.until("the generation is planned", RUN_LIMIT, is_planned, |_| {}).await?;
+    Ok(())
 }
 
 /// Waits until the job says that another one is in its way, and names both runs.
@@ -47,13 +54,13 @@ async fn claimed_hours(fixture: &Fixture, topic: &str) -> anyhow::Result<usize> 
     Ok(claimed)
 }
 
-async fn until_claimed(fixture: &Fixture, scene: &Scene<'_>, expected: usize) -> anyhow::Result<()> {
+async fn until_claimed(fixture: &Fixture, topic: &str, expected: usize) -> anyhow::Result<()> {
     let are_claimed = async || {
-        let hours = claimed_hours(fixture, &scene.topic).await?;
+        let hours = claimed_hours(fixture, topic).await?;
         ensure!(hours == expected, "{hours} are");
         Ok(())
     };
-    Ok(wait::until(&format!("{expected} hours are claimed"), SOON, are_claimed).await?)
+    Ok(wait::until(&format!("{expected} hours of {topic} are claimed"), SOON, are_claimed).await?)
 }
 
 /// The first claims and cannot start; the second waits for it, and goes on by itself once the first is canceled. The first,
@@ -72,7 +79,7 @@ async fn of_two_jobs_over_the_same_events_one_publishes() {
             own.phase("AwaitingApproval", RUN_LIMIT, |_| {}).await?;
             fixture.cluster.kubectl(&["cordon", POOL_NODE]).await?;
             approve(fixture, &other, OTHER).await?;
-            until_claimed(fixture, &scene, 9).await?;
+            until_claimed(fixture, &scene.topic, 9).await?;
             approve(fixture, &own, JOB).await?;
             until_refused(&own, &run_of(JOB, 1), &run_of(OTHER, 1)).await?;
 
@@ -97,27 +104,43 @@ async fn of_two_jobs_over_the_same_events_one_publishes() {
     .await;
 }
 
-/// A generation with too long a window has claimed it, and never publishes: the next one leaves to others what it does not need.
+/// A generation with the wrong topic and one with too long a window have claimed them, and never publish: the next ones leave to
+/// others what they do not need.
 #[tokio::test]
 async fn what_only_an_earlier_generation_claimed_is_given_back() {
     fixture::run("narrower", async |fixture| {
         let scene = Scene::set(fixture, SETTINGS, None).await?;
+        let wrong = format!("{}-other", scene.topic);
+        fixture.cluster.kafka.create_topic(&wrong, PARTITIONS, &TOPIC_SETTINGS).await?;
         let own = Watched::new(fixture, JOB);
-        fixture.apply(&scene.job(PLANNED)).await?;
+        fixture.apply(&scene.job(PLANNED).replace(&scene.topic, &wrong)).await?;
         own.phase("AwaitingApproval", RUN_LIMIT, |_| {}).await?;
         fixture.cluster.kubectl(&["cordon", POOL_NODE]).await?;
         let claimed = async {
             approve(fixture, &own, JOB).await?;
-            until_claimed(fixture, &scene, 9).await?;
-            let narrower = json!({"runGeneration": 2, "window": {"start": "2026-11-03T10:00:00Z"}, "approval": {"planHash": null}});
+            until_claimed(fixture, &wrong, 9).await
+        }
+        .await;
+        fixture.cluster.kubectl(&["uncordon", POOL_NODE]).await?;
+        claimed?;
+
+        fixture.apply(&scene.job(Job { generation: 2, ..PLANNED })).await?;
+        planned(&own, 2).await?;
+        fixture.cluster.kubectl(&["cordon", POOL_NODE]).await?;
+        let claimed = async {
+            approve(fixture, &own, JOB).await?;
+            until_claimed(fixture, &scene.topic, 9).await?;
+            until_claimed(fixture, &wrong, 0).await?;
+            let narrower = json!({"runGeneration": 3, "window": {"start": "2026-11-03T10:00:00Z"}, "approval": {"planHash": null}});
             anyhow::Ok(fixture.patch_job(JOB, narrower).await?)
         }
         .await;
         fixture.cluster.kubectl(&["uncordon", POOL_NODE]).await?;
         claimed?;
+        planned(&own, 3).await?;
         approve(fixture, &own, JOB).await?;
         own.phase("Complete", RUN_LIMIT, |_| {}).await?;
-        until_claimed(fixture, &scene, 5).await
+        until_claimed(fixture, &scene.topic, 5).await
     })
     .await;
 }

@@ -19,7 +19,7 @@ use super::truth::{self, Answer, Question};
 /// The target has as many partitions as it takes for buckets to hold more than one.
 pub const PARTITIONS: i32 = 12;
 /// Event times are weeks old: with any retention they would expire at once.
-const TOPIC_SETTINGS: [(&str, &str); 1] = [("retention.ms", "-1")];
+pub const TOPIC_SETTINGS: [(&str, &str); 1] = [("retention.ms", "-1")];
 /// As the YAML names it.
 pub const JOB: &str = "sdk-8-2-gap";
 const UPLOADS: usize = 2;

@@ -114,7 +114,8 @@ pub async fn release(ledger: &Ledger, prefix: &str, view: &LedgerView, scope: &S
 struct Earlier {
     run: RunId,
     keys: RunKeys,
-    slices: Vec<Slice>,
+    /// Its own: a later generation may publish to another topic.
+    scope: Scope,
     staged: Vec<Interval>,
 }
 
@@ -127,7 +128,7 @@ async fn earlier(ledger: &Ledger, prefix: &str, view: &LedgerView) -> Result<Vec
         let keys = RunKeys::new(prefix, &run);
         let Some(plan) = ledger.get_json::<Plan>(&keys.plan()).await? else { continue };
         let staged = if has_begun(ledger, &keys).await? { staged(ledger, &keys, &plan.slices).await? } else { Vec::new() };
-        all.push(Earlier { run, keys, slices: plan.slices, staged });
+        all.push(Earlier { run, keys, scope: Scope::of(&plan), staged });
     }
     Ok(all)
 }
@@ -142,8 +143,8 @@ async fn staged(ledger: &Ledger, keys: &RunKeys, slices: &[Slice]) -> Result<Vec
     Ok(slices.iter().filter(|slice| listed.contains(&keys.staged(&slice.id))).map(|slice| slice.interval).collect())
 }
 
-/// Gives back what earlier generations have claimed of the same targets, but for `kept` and for what any of them has staged.
-/// Returns all that is kept.
+/// Gives back what earlier generations have claimed, but for `kept` of the targets of `scope`, and for what any of them has
+/// staged. Returns all that is kept there.
 async fn release_earlier(
     ledger: &Ledger,
     prefix: &str,
@@ -151,10 +152,12 @@ async fn release_earlier(
     earlier: &[Earlier],
     kept: &[Interval],
 ) -> Result<Vec<Interval>, ClaimError> {
-    let kept: Vec<Interval> = kept.iter().chain(earlier.iter().flat_map(|earlier| &earlier.staged)).copied().collect();
-    for Earlier { run, keys, slices, .. } in earlier {
-        for target in &scope.targets {
-            (Claims { ledger, prefix, target }).release(run, slices, &kept).await?;
+    let staged: Vec<Interval> = earlier.iter().flat_map(|earlier| &earlier.staged).copied().collect();
+    let kept = [kept, &staged].concat();
+    for Earlier { run, keys, scope: theirs, .. } in earlier {
+        for target in &theirs.targets {
+            let kept = if scope.targets.contains(target) { &kept } else { &staged };
+            (Claims { ledger, prefix, target }).release(run, &theirs.slices, kept).await?;
         }
         let released = ClaimsReleased { format: FORMAT, kept: kept.clone() };
         // One that was put before says what that generation itself gave back.

@@ -11,6 +11,7 @@ use super::{
     decision::Decision,
     holds,
     observed::{LedgerView, Observed},
+    phase::is_over,
     wait::{Wait, Waiting},
     work::Work,
 };
@@ -181,8 +182,9 @@ fn suspended(seen: &Observed, decision: &Decision, waits: &[Waiting]) -> Wanted 
     if decision.phase == Phase::Suspended {
         return condition(Suspended, Some(true), "Suspended", "no worker is left; set spec.suspend to false to go on");
     }
-    match waits.iter().find(|w| w.wait == Wait::Draining) {
-        Some(w) if seen.job.spec.suspend => condition(Suspended, Some(false), w.wait.reason(), &w.message),
+    // While workers end, or where something else must be settled first.
+    match waits.iter().find(|w| w.wait == Wait::Draining).or_else(|| waits.first()) {
+        Some(w) if seen.job.spec.suspend && !is_over(decision.phase) => condition(Suspended, Some(false), w.wait.reason(), &w.message),
         Some(_) | None => condition(Suspended, Some(false), "NotAsked", "spec.suspend is false, or the run is over"),
     }
 }

@@ -3,7 +3,7 @@
 //! The steps go from what ends a run to what begins it; the first that has something to wait for decides. Nothing in here
 //! rests on an earlier decision: whoever dies and comes back decides alike.
 
-use std::{convert::Infallible, ops::ControlFlow};
+use std::{convert::Infallible, ops::ControlFlow, time::Duration};
 
 use jiff::Timestamp;
 use kube::ResourceExt as _;
@@ -14,7 +14,7 @@ use weir_crds::{
         digest::Sha256Digest,
         names,
         plan::Plan,
-        result::{Disposition, FailureRecord, Outcome, OutcomeRecord},
+        result::{Disposition, Outcome, OutcomeRecord},
         run::RunSpec,
         units::{PLAN_UNIT, Verb},
     },
@@ -46,7 +46,14 @@ pub fn decide(seen: &Observed, now: Timestamp) -> Decision {
     };
     // Whatever else holds it: this is what its reader is to do first.
     let lacking = incomplete(seen).filter(|_| !is_over(decision.phase) && decision.waits.iter().all(|w| w.wait != Wait::Incomplete));
-    Decision { waits: lacking.into_iter().chain(decision.waits).collect(), ..decision }
+    let again = decision.again.min(until_deadline(seen, decision.phase, now));
+    Decision { waits: lacking.into_iter().chain(decision.waits).collect(), again, ..decision }
+}
+
+/// Nothing else wakes a job that only its deadline ends.
+fn until_deadline(seen: &Observed, phase: Phase, now: Timestamp) -> Duration {
+    let deadline = seen.job.spec.execution.deadline.as_ref().map(|d| d.0).filter(|d| *d > now && !is_over(phase));
+    deadline.map_or(Duration::MAX, |deadline| deadline.duration_since(now).unsigned_abs().max(AT_ONCE))
 }
 
 /// What a draft lacks to be run.
@@ -151,12 +158,23 @@ fn known_ledger(seen: &Observed, stop: Option<Stop>) -> Step<&LedgerView> {
 /// nothing is awaited.
 fn stay(seen: &Observed, stop: Option<Stop>, wait: Wait, message: String) -> Decision {
     let shown = seen.job.status.as_ref();
-    let phase = shown.map_or(Phase::Pending, |s| s.phase);
-    let stops =
-        if stop.is_some() { seen.workers.iter().filter(|w| w.ours && w.is_open()).filter_map(schedule::delete).collect() } else { vec![] };
+    let shown_phase = shown.map_or(Phase::Pending, |s| s.phase);
+    let open: Vec<&Worker> = seen.workers.iter().filter(|w| w.ours && w.is_open()).collect();
+    let left = open.len().max(seen.pods_left);
+    let suspends = stop == Some(Stop::Suspend) && !is_over(shown_phase);
+    let phase = if suspends && left == 0 { Phase::Suspended } else { shown_phase };
+    let stops = if stop.is_some() { open.into_iter().filter_map(schedule::delete).collect() } else { vec![] };
     let decision = Decision { phase, ..Decision::new(Stage::Unbegun, Hold::Nothing).act(stops) };
     let is_of_this_run = shown.and_then(|s| s.run.as_ref()).is_some_and(|run| run.generation == seen.generation());
-    if is_over(phase) && is_of_this_run { decision } else { decision.wait(wait, message) }
+    match stop {
+        _ if is_over(phase) && is_of_this_run => decision,
+        Some(stop) if suspends && left > 0 => decision.wait(wait, message).wait(Wait::Draining, draining(stop, left)),
+        Some(_) | None => decision.wait(wait, message),
+    }
+}
+
+fn draining(stop: Stop, left: usize) -> String {
+    format!("{}: {left} workers end what is open", stop.doing())
 }
 
 fn never_begun(seen: &Observed) -> bool {
@@ -236,15 +254,20 @@ fn stopped(seen: &Observed, view: &LedgerView, stop: Stop, now: Timestamp) -> De
     let left = seen.workers.iter().filter(|w| w.is_open()).count().max(seen.pods_left);
     if left > 0 {
         let actions = seen.workers.iter().filter(|w| w.is_open()).filter_map(schedule::delete).collect();
-        let message = format!("{}: {left} workers end what is open", stop.doing());
-        return Decision::new(stage, Hold::Nothing).act(actions).wait(Wait::Draining, message).again(BUSY_INTERVAL);
+        return Decision::new(stage, Hold::Nothing).act(actions).wait(Wait::Draining, draining(stop, left)).again(BUSY_INTERVAL);
     }
+    let canceled = "spec.cancel was set; to run again, take it away and raise spec.runGeneration".to_owned();
+    let late = |deadline| {
+        format!(
+            "it was not done by {deadline}, its deadline; to run again, set a later spec.execution.deadline and raise spec.runGeneration"
+        )
+    };
     match stop {
         Stop::Suspend => Decision::new(stage, Hold::Suspended).again(WAITING_INTERVAL),
-        Stop::Cancel => end(view, stage, Outcome::Canceled, "Canceled", "spec.cancel was set".to_owned(), now),
+        Stop::Cancel => end(view, stage, Outcome::Canceled, "Canceled", canceled, now),
         Stop::Deadline(deadline) => match view.plan.as_ref().filter(|file| is_done(seen, view, file)) {
             Some(file) => completed(view, file, now),
-            None => end(view, stage, Outcome::Failed, "DeadlineExceeded", format!("it was not done by {deadline}, its deadline"), now),
+            None => end(view, stage, Outcome::Failed, "DeadlineExceeded", late(deadline), now),
         },
     }
 }
@@ -302,7 +325,7 @@ fn begun<'a>(seen: &Observed, view: &'a LedgerView, authority: &Authority<'_>, n
         return Break(Decision::new(Stage::Unbegun, Hold::Refused).fail(reason, message).again(IDLE_INTERVAL));
     }
     if let Some(message) = holds::beyond_maximum(seen, now) {
-        return Break(Decision::new(Stage::Unbegun, Hold::Refused).fail("HoldBeyondMaximum", message).again(IDLE_INTERVAL));
+        return Break(Decision::new(Stage::Unbegun, Hold::Refused).fail("HoldBeyondMaximum", message));
     }
     let complete_at = validate::complete_at(spec);
     if complete_at > now {
@@ -339,7 +362,7 @@ fn planned<'a>(seen: &Observed, view: &'a LedgerView, authority: &Authority<'_>,
     let standing = plan_standing(view, seen.job.spec.attempts());
     let turn = turn(seen, view, authority, &[plan_unit(standing)], now);
     if standing == Standing::Broken && turn.alive == 0 && turn.actions.is_empty() {
-        let failures = plan_records(view).flat_map(|record| &record.failures);
+        let failures = view.records_of(PLAN_UNIT).flat_map(|record| &record.failures);
         let fatal = failures.clone().find(|f| f.code.disposition() == Disposition::Final);
         let (reason, message) = fatal
             .or_else(|| failures.last())
@@ -349,13 +372,9 @@ fn planned<'a>(seen: &Observed, view: &'a LedgerView, authority: &Authority<'_>,
     Break(carry_out(seen, view, authority, turn, Stage::Unplanned, now))
 }
 
-fn plan_records(view: &LedgerView) -> impl Iterator<Item = &FailureRecord> + Clone {
-    view.failures.range((PLAN_UNIT.to_owned(), 0)..=(PLAN_UNIT.to_owned(), u32::MAX)).map(|(_, record)| record.as_ref())
-}
-
 fn plan_standing(view: &LedgerView, attempts_max: u32) -> Standing {
-    let fatal = plan_records(view).flat_map(|r| &r.failures).any(|f| f.code.disposition() == Disposition::Final);
-    if fatal || plan_records(view).count() >= attempts_max as usize { Standing::Broken } else { Standing::Ready }
+    let fatal = view.records_of(PLAN_UNIT).flat_map(|r| &r.failures).any(|f| f.code.disposition() == Disposition::Final);
+    if fatal || view.records_of(PLAN_UNIT).count() >= attempts_max as usize { Standing::Broken } else { Standing::Ready }
 }
 
 fn approved(seen: &Observed, view: &LedgerView, file: &PlanFile) -> Step<()> {

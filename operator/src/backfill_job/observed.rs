@@ -87,6 +87,13 @@ pub struct LedgerView {
     pub progress: BTreeMap<String, UnitProgress>,
 }
 
+impl LedgerView {
+    /// The failed attempts at a unit, in their order.
+    pub fn records_of(&self, unit: &str) -> impl Iterator<Item = &FailureRecord> + Clone {
+        self.failures.range((unit.to_owned(), 0)..=(unit.to_owned(), u32::MAX)).map(|(_, record)| record.as_ref())
+    }
+}
+
 /// What a run has claimed of its targets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Claimed {

@@ -5,10 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use weir_crds::{
     backfill_job::{ChunkCounts, SliceCounts, SliceState, SliceStatus},
-    contract::units::{Items, Verb},
+    contract::{
+        result::Disposition,
+        units::{Items, Verb},
+    },
 };
 
 use super::{
+    attempts::Recorded,
     observed::{LedgerView, Worker},
     work::{Work, items},
 };
@@ -78,19 +82,23 @@ fn busy_slices(work: &Work<'_>, workers: &[Worker]) -> BTreeSet<(Verb, usize)> {
 
 /// Failed attempts at a slice, of whatever step had the most; none are not listed.
 fn attempts(work: &Work<'_>, view: &LedgerView) -> BTreeMap<usize, u32> {
-    let mut by_unit: BTreeMap<&str, u32> = BTreeMap::new();
-    for (unit, _) in view.failures.keys() {
-        *by_unit.entry(unit).or_default() += 1;
-    }
     let mut by_slice: BTreeMap<usize, u32> = BTreeMap::new();
     for (slice, reason) in &work.failed_slices {
         by_slice.insert(*slice, reason.attempts);
     }
     for unit in work.units.iter().filter(|u| u.verb != Verb::Extract) {
-        let Some(failed) = by_unit.get(unit.id.as_str()) else { continue };
+        let records = view.records_of(&unit.id).collect::<Vec<_>>();
+        if records.is_empty() {
+            continue;
+        }
+        let names: BTreeSet<&str> = items(unit).iter().map(|slice| work.item_name(unit, *slice)).collect();
+        let recorded = Recorded { records: &records, items: &names };
         for slice in items(unit) {
-            let most = by_slice.entry(*slice).or_default();
-            *most = (*most).max(*failed);
+            let failed = recorded.attempts(work.item_name(unit, *slice), &[Disposition::UsesAttempt, Disposition::Final]);
+            if failed > 0 {
+                let most = by_slice.entry(*slice).or_default();
+                *most = (*most).max(failed);
+            }
         }
     }
     by_slice

@@ -70,8 +70,7 @@ impl<'a> Work<'a> {
             given_up: BTreeMap::new(),
         };
         for unit in &file.units {
-            let records: Vec<&FailureRecord> =
-                view.failures.range((unit.id.clone(), 0)..=(unit.id.clone(), u32::MAX)).map(|(_, record)| record.as_ref()).collect();
+            let records: Vec<&FailureRecord> = view.records_of(&unit.id).collect();
             if !records.is_empty() {
                 work.give_up(unit, &records, attempts_max);
             }
@@ -112,7 +111,7 @@ impl<'a> Work<'a> {
         self.failed_chunks.insert(chunk, reason);
     }
 
-    fn item_name(&self, unit: &Unit, item: usize) -> &'a str {
+    pub fn item_name(&self, unit: &Unit, item: usize) -> &'a str {
         let plan = self.plan;
         match unit.items {
             Items::Chunks(_) => plan.chunks[item].id.as_str(),

@@ -12,6 +12,7 @@ use weir_crds::contract::{
 use super::{fixture::stalled, world::World};
 use crate::backfill_job::{
     observed::{Ending, PlanFile, Timed},
+    partitions,
     work::{Reason, Standing, Work},
 };
 
@@ -222,4 +223,23 @@ fn a_unit_ends_when_its_slices_are_given_up_or_blocked() {
     }
     let said: Vec<&str> = work.failed_slices.values().map(|reason| reason.reason.as_str()).collect();
     assert_eq!(said, ["VerifyMismatch", "SourceCorrupt"]);
+}
+
+#[test]
+fn a_slices_row_counts_what_failed_of_it_and_of_the_unit_as_a_whole() {
+    const ASSEMBLE: &str = "assemble-0000";
+    let mut world = wide(3);
+    let slices: Vec<String> = world.plan.clone().unwrap().plan.slices.iter().map(|slice| slice.id.to_string()).collect();
+    let whole = Failure { item: None, ..failure(FailureCode::Internal, "") };
+    for (attempt, failure) in
+        (1..).zip([failure(FailureCode::ScratchFull, &slices[1]), failure(FailureCode::ScratchFull, &slices[1]), whole])
+    {
+        let record = FailureRecord { format: FORMAT, unit: ASSEMBLE.into(), attempt, failures: vec![failure], at: world.now };
+        world.failures.insert((ASSEMBLE.into(), attempt), Arc::new(record));
+    }
+    let seen = world.observe();
+    let view = seen.ledger().unwrap();
+    let work = Work::new(view.plan.as_ref().unwrap(), view, 5);
+    let attempts: Vec<Option<u32>> = partitions::rows(&work, view, &[]).iter().map(|row| row.attempts).collect();
+    assert_eq!(attempts, [Some(1), Some(3), Some(1)]);
 }

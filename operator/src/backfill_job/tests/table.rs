@@ -1,6 +1,6 @@
 //! What is decided in which situation.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use weir_crds::{
     backfill_class::Limits,
@@ -14,7 +14,7 @@ use super::{
     world::World,
 };
 use crate::backfill_job::{
-    decision::Action,
+    decision::{Action, IDLE_INTERVAL},
     observed::{Account, Claimed, Ending, Ledger},
     progress::Pace,
     status::status,
@@ -165,6 +165,48 @@ fn suspending_drains_and_resuming_goes_on() {
     world.job.spec.suspend = false;
     assert_eq!(world.turn().phase, Phase::Running);
     assert_eq!(world.workers.len(), 2);
+}
+
+/// A store that does not answer holds up neither the end of the workers nor the word that they have ended.
+#[test]
+fn what_is_suspended_without_a_store_says_so() {
+    let mut world = World::planned(4);
+    world.turn();
+    let running: Vec<String> = world.workers.keys().cloned().collect();
+    running.iter().for_each(|name| world.start(name));
+    world.job.spec.suspend = true;
+    world.broken_ledger = Some(Ledger::Unreadable { denied: false, message: "no answer".into() });
+    let decision = world.turn();
+    assert_eq!((decision.phase, waits(&decision)), (Phase::Running, vec![Wait::StoreUnavailable, Wait::Draining]));
+    let suspended = |world: &World| {
+        let found = world.job.status.clone().unwrap().conditions.into_iter().find(|c| c.type_ == "Suspended").unwrap();
+        (found.status, found.reason)
+    };
+    assert_eq!(suspended(&world), ("False".into(), "Draining".into()));
+    world.pods_ending = 0;
+    assert_eq!(world.turn().phase, Phase::Suspended);
+    assert_eq!(suspended(&world), ("True".into(), "Suspended".into()));
+    world.job.spec.suspend = false;
+    world.broken_ledger = None;
+    assert_eq!(world.turn().phase, Phase::Running);
+}
+
+#[test]
+fn a_deadline_is_looked_at_when_it_passes() {
+    let mut world = World::new(4);
+    world.job.spec.approval.mode = ApprovalMode::Manual;
+    world.turn();
+    world.make_plan();
+    world.end(&world.created[0].clone(), Ending::Succeeded);
+    assert_eq!(world.turn().again, IDLE_INTERVAL);
+    let deadline = world.now + Duration::from_secs(90);
+    world.job.spec.execution.deadline = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(deadline));
+    let decision = world.turn();
+    assert_eq!((decision.phase, decision.again), (Phase::AwaitingApproval, Duration::from_secs(90)));
+    world.pass(90);
+    let decision = world.turn();
+    assert_eq!(decision.phase, Phase::Failed);
+    assert!(decision.failed.unwrap().1.contains("set a later spec.execution.deadline"));
 }
 
 #[test]
