@@ -110,7 +110,8 @@ pub async fn reconcile(cluster: Arc<KafkaCluster>, ctx: Arc<Retention>) -> Resul
     let known = ctx.known(&cluster.uid().unwrap_or_default());
     let mut known = known.lock().await;
     let scene = ctx.scene(cluster);
-    if scene.policies.is_empty() && scene.floors.is_empty() && known.memory.topics.is_empty() {
+    let is_asked = !(scene.policies.is_empty() && scene.floors.is_empty() && scene.exceptions.is_empty());
+    if !is_asked && known.memory.topics.is_empty() {
         // Nobody asks for anything, so Kafka is not asked either.
         ctx.metrics.topics.forget(&scene.cluster);
         return Ok(Action::requeue(TURN));
