@@ -107,7 +107,7 @@ pub async fn draft(run: &Run) -> Result<Draft, PlanError> {
         sampled_bytes: samples.bytes_read,
     };
     plan.sizing = chunks::size_by_target(&plan, run.context.parallelism);
-    let known = rates::known(run, &samples.cost, began_at).await;
+    let known = rates::known(run, plan.estimates.bytes, &samples.cost, began_at).await;
     let seconds = forecast::duration_seconds(&plan, run.context.parallelism, &known.rates);
     let ranges = lists.iter().flatten().map(|object| object.size.div_ceil(RANGE_BYTES).max(1)).sum();
     plan.estimates.requests = forecast::requests(&plan, ranges);

@@ -45,6 +45,9 @@ const SEEN_SECONDS: f64 = 1.0;
 /// Within so many percent first runs, and later ones, have been seen to end.
 const SAMPLE_ERROR_PERCENT: u32 = 40;
 const EARLIER_ERROR_PERCENT: u32 = 20;
+/// A run of so many times the bytes, or as much less, tells no more than a sample does: what does not grow with the bytes is in
+/// its rates as well.
+const LIKE_SIZED: u64 = 2;
 
 /// Rates, and how much they are worth.
 #[derive(Clone, Copy, Debug)]
@@ -54,20 +57,28 @@ pub struct Known {
     pub error_percent: u32,
 }
 
-/// What is known of the run's class. `began_at`: when this worker began to plan.
-pub async fn known(run: &Run, cost: &Cost, began_at: Timestamp) -> Known {
+/// What is known of the run's class, for a run of so many bytes. `began_at`: when this worker began to plan.
+pub async fn known(run: &Run, bytes: u64, cost: &Cost, began_at: Timestamp) -> Known {
     let earlier = earlier(run).await.unwrap_or_else(|error| {
         tracing::warn!(%error, "earlier runs cannot be read; the forecast follows from the sample");
         None
     });
-    if let Some(rates) = earlier.and_then(|earlier| earlier.rates()) {
-        return Known { rates, basis: EstimateBasis::EarlierRun, error_percent: EARLIER_ERROR_PERCENT };
+    if let Some(earlier) = earlier {
+        let error_percent = error_percent(bytes, earlier.plan.estimates.bytes);
+        if let Some(rates) = earlier.rates() {
+            return Known { rates, basis: EstimateBasis::EarlierRun, error_percent };
+        }
     }
     let begun = run.ledger.modified(&run.keys.run()).await.ok().flatten().and_then(|at: SystemTime| Timestamp::try_from(at).ok());
     let unit_seconds = begun.map_or(UNIT_SECONDS_DEFAULT, |begun| began_at.duration_since(begun).as_secs_f64() + SEEN_SECONDS);
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     let rates = of_sample(cost, threads, unit_seconds.clamp(*UNIT_SECONDS.start(), *UNIT_SECONDS.end()));
     Known { rates, basis: EstimateBasis::Sample, error_percent: SAMPLE_ERROR_PERCENT }
+}
+
+fn error_percent(bytes: u64, earlier_bytes: u64) -> u32 {
+    let (less, more) = (bytes.min(earlier_bytes), bytes.max(earlier_bytes));
+    if more <= less.saturating_mul(LIKE_SIZED) { EARLIER_ERROR_PERCENT } else { SAMPLE_ERROR_PERCENT }
 }
 
 fn of_sample(cost: &Cost, threads: usize, unit_seconds: f64) -> Rates {
@@ -264,6 +275,13 @@ mod tests {
     fn a_run_without_reports_tells_nothing() {
         let reports = vec![report("extract-0000", 200, 100, 110)];
         assert!(Earlier { plan: plan(), reports, ended_at: Timestamp::from_second(120).unwrap() }.rates().is_none());
+    }
+
+    #[test]
+    fn a_run_of_another_size_tells_less() {
+        for (bytes, earlier, percent) in [(100, 100, 20), (200, 100, 20), (100, 200, 20), (201, 100, 40), (100, 201, 40), (1, 0, 40)] {
+            assert_eq!(error_percent(bytes, earlier), percent, "{bytes} after {earlier}");
+        }
     }
 
     #[test]
