@@ -71,7 +71,11 @@ release:
     ! grep --quiet WEIR_FAILPOINTS {{ CARGO_TARGET_DIR }}/release/weir-operator {{ CARGO_TARGET_DIR }}/release/weir-worker
 
 # Tests on the local cluster: all of them, or some files by name: `just e2e "cluster demo"`. WEIR_E2E_KEEP=1 leaves the cluster up.
-e2e names=all:
+e2e names=all: (on-cluster "tests" quote(names))
+
+# One of these recipes on the local cluster, with the operator in it.
+[private]
+on-cluster +recipe:
     #!/usr/bin/env bash
     set -euo pipefail
     if [ "${WEIR_E2E_EXTERNAL:-0}" != 1 ]; then
@@ -79,13 +83,29 @@ e2e names=all:
         [ "${WEIR_E2E_KEEP:-0}" = 1 ] || trap 'just down' EXIT
     fi
     just deploy
-    # One test at a time: they share two cores, and some of them stop what the others need.
+    just {{ recipe }}
+
+# One test at a time: they share two cores, and some of them stop what the others need.
+[private]
+tests names:
     {{ test }} --no-fail-fast $(printf -- '--test %s ' {{ names }}) -- --include-ignored --test-threads=1
 
 # The whole fault matrix, and its tables for the book.
-faults:
-    WEIR_E2E_FAULTS=full just e2e "$(basename --multiple --suffix .rs e2e/tests/faults_*.rs | tr '\n' ' ')"
+faults: (on-cluster "fault-tests")
     {{ e2e }} fault-tables > docs/src/faults-outcomes.md
+
+# Tests of the worker alone go beside those that stop operators and nodes; what happens to the broker happens to everybody.
+[private]
+fault-tests:
+    #!/usr/bin/env bash
+    set -uo pipefail
+    export WEIR_E2E_FAULTS=full
+    beside=$(mktemp)
+    just tests "faults_worker faults_zombies faults_store faults_disk faults_control" > "$beside" 2>&1 &
+    just tests "faults_operator faults_retention faults_cluster"; failed=$?
+    wait $! || failed=1
+    cat "$beside"; rm "$beside"
+    just tests faults_broker && exit $failed
 
 # Formatting, lints, generated files.
 lint: format drift
