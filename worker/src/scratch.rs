@@ -13,6 +13,7 @@ use std::{
     },
 };
 
+use datafusion::parquet::errors::ParquetError;
 use tempfile::{NamedTempFile, TempDir};
 
 /// A folder of this process. Cheap to clone; the folder goes with the last clone.
@@ -45,6 +46,13 @@ impl Scratch {
     /// Whether an error says that the disk, or this worker's share of it, is full.
     pub fn is_full(error: &io::Error) -> bool {
         matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+
+    /// The same of an error in which the Parquet library has wrapped what the disk said.
+    pub fn is_full_beneath(error: &ParquetError) -> bool {
+        // Others are about Parquet itself.
+        let ParquetError::External(error) = error else { return false };
+        error.downcast_ref::<io::Error>().is_some_and(Self::is_full)
     }
 
     fn take(&self, bytes: u64) -> io::Result<()> {

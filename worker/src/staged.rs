@@ -66,8 +66,8 @@ impl StagedError {
     pub fn is_full(&self) -> bool {
         match self {
             Self::Scratch(error) => Scratch::is_full(error),
-            Self::Parquet(ParquetError::External(error)) => error.downcast_ref::<io::Error>().is_some_and(Scratch::is_full),
-            Self::Parquet(_) | Self::Compression(_) | Self::Arrow(_) | Self::Columns => false,
+            Self::Parquet(error) => Scratch::is_full_beneath(error),
+            Self::Compression(_) | Self::Arrow(_) | Self::Columns => false,
         }
     }
 }

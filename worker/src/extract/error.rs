@@ -87,43 +87,19 @@ pub enum ExtractError {
     Thread,
 }
 
-impl ExtractError {
-    /// Whether the scratch disk, or this worker's share of it, is full. The Parquet library wraps what the disk says.
-    pub fn is_full(&self) -> bool {
-        match self {
-            Self::Scratch(error) => Scratch::is_full(error),
-            Self::Parquet(ParquetError::External(error)) => error.downcast_ref::<io::Error>().is_some_and(Scratch::is_full),
-            Self::Source(_)
-            | Self::Store(_)
-            | Self::Client(_)
-            | Self::Select(_)
-            | Self::Columns { .. }
-            | Self::NestedCsv { .. }
-            | Self::ObjectListDigest
-            | Self::ObjectList(_)
-            | Self::Plan(_)
-            | Self::Arrow(_)
-            | Self::Parquet(_)
-            | Self::Conservation { .. }
-            | Self::EventTypes { .. }
-            | Self::Thread => false,
-        }
-    }
-}
-
 impl Explain for ExtractError {
     fn code(&self) -> FailureCode {
         match self {
-            full if full.is_full() => FailureCode::ScratchFull,
+            Self::Scratch(error) if Scratch::is_full(error) => FailureCode::ScratchFull,
+            Self::Parquet(error) if Scratch::is_full_beneath(error) => FailureCode::ScratchFull,
             Self::Source(error) => error.code(),
             Self::Select(error) => error.code(),
             Self::Store(error) => store_code(error),
             Self::ObjectListDigest | Self::ObjectList(_) | Self::Plan(_) => FailureCode::ArtifactCorrupt,
-            Self::Scratch(_) => FailureCode::ScratchFull,
             Self::EventTypes { .. } => FailureCode::TooLarge,
             Self::Columns { .. } | Self::NestedCsv { .. } => FailureCode::InvalidColumns,
             Self::Client(_) => FailureCode::SourceDenied,
-            Self::Arrow(_) | Self::Parquet(_) | Self::Conservation { .. } | Self::Thread => FailureCode::Internal,
+            Self::Scratch(_) | Self::Arrow(_) | Self::Parquet(_) | Self::Conservation { .. } | Self::Thread => FailureCode::Internal,
         }
     }
 
