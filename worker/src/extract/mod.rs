@@ -6,7 +6,6 @@
 pub mod chunk;
 pub mod counts;
 pub mod error;
-pub mod expand;
 pub mod pipeline;
 pub mod quarantine;
 pub mod segments;

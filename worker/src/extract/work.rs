@@ -12,13 +12,12 @@ use weir_crds::window::{Interval, Placement, Slicing};
 
 use super::counts::Counts;
 use super::error::ExtractError;
-use super::expand::{self, Parts};
 use super::quarantine::QuarantinedRow;
-use crate::decode::reject::{Fault, Reason, Rejected};
+use crate::decode::reject::Rejected;
 use crate::decode::types::ROW_COLUMN;
 use crate::decode::{Batch, Decoder, UnknownFields};
 use crate::select::normalize::{Normalized, SOURCE_COLUMN, SUB_COLUMN};
-use crate::select::{Evaluator, Normalizer, RowFault};
+use crate::select::{Evaluated, Evaluator, Normalizer, Ran, RowFault};
 use crate::source::{SourceError, SourceObject};
 
 /// What all threads of a chunk share.
@@ -130,8 +129,8 @@ impl Worker {
         Self { shared, decoder, evaluator }
     }
 
-    /// Does the rows of one batch. What becomes of them is given to `emit` in source order, in one piece unless `select`
-    /// unnests: then in pieces that stay small once expanded. It ends early when `emit` says that no one listens.
+    /// Does the rows of one batch. What becomes of them is given to `emit` in source order, in one piece unless its
+    /// rows expand far: then in pieces that stay small once expanded. It ends early when `emit` says that no one listens.
     pub fn batch(&mut self, batch: &Batch, emit: &mut dyn FnMut(Processed) -> bool) -> Result<(), ExtractError> {
         let decoded = self.decoder.decode(batch).map_err(|error| self.undecodable(batch, error))?;
         let mut processed = Processed { unknown: self.decoder.take_unknown(), ..Processed::default() };
@@ -139,23 +138,22 @@ impl Worker {
         for rejected in decoded.rejected {
             self.reject(rejected, &mut processed);
         }
-        let rows = decoded.batch;
-        let parts = self.evaluator.unnests().map_or_else(|| Parts::whole(rows.num_rows()), |unnests| expand::parts(&rows, unnests));
-        for (index, fault) in parts.too_large {
-            let row = number_of(&rows, index);
-            let fault = RowFault { row, sub: 0, fault, event_time_us: None, event_type: None };
-            self.set_aside_fault(batch, fault, &mut processed);
-        }
-        for range in parts.ranges {
-            self.evaluate(batch, rows.slice(range.start, range.len()), &mut processed)?;
+        let mut pieces = vec![decoded.batch];
+        while let Some(piece) = pieces.pop() {
+            let rows = piece.num_rows();
+            match self.evaluator.run(piece.clone())? {
+                Ran::Whole(evaluated) => self.take_up(batch, rows as u64, evaluated, &mut processed)?,
+                Ran::TooMany => {
+                    pieces.extend([piece.slice(rows / 2, rows - rows / 2), piece.slice(0, rows / 2)]);
+                    continue;
+                }
+            }
             // Faults were found step by step; readers want them as they lie in the object.
             processed.set_aside.sort_by_key(|row| (row.row, row.sub));
             if !emit(std::mem::take(&mut processed)) {
                 return Ok(());
             }
         }
-        // What was rejected before any row was evaluated.
-        emit(processed);
         Ok(())
     }
 
@@ -166,16 +164,13 @@ impl Worker {
         SourceError::Unreadable { object, format: "Csv", problem }.into()
     }
 
-    fn evaluate(&mut self, source: &Batch, rows: RecordBatch, processed: &mut Processed) -> Result<(), ExtractError> {
-        let good = rows.num_rows() as u64;
-        let evaluated = self.evaluator.run(rows)?;
-        for (row, problem) in &evaluated.failed {
-            let fault = Fault::new(Reason::SelectFailed, problem.clone());
-            let fault = RowFault { row: *row, sub: 0, fault, event_time_us: None, event_type: None };
-            self.set_aside_fault(source, fault, processed);
+    /// What select made of so many good rows.
+    fn take_up(&self, source: &Batch, good: u64, evaluated: Evaluated, processed: &mut Processed) -> Result<(), ExtractError> {
+        let failed = evaluated.failed.len() as u64;
+        for (row, fault) in evaluated.failed {
+            self.set_aside_fault(source, RowFault { row, sub: 0, fault, event_time_us: None, event_type: None }, processed);
         }
         let normalized = self.shared.normalizer.run(&evaluated.batch)?;
-        let failed = evaluated.failed.len() as u64;
         processed.counts.filtered_out += good - failed - normalized.source_rows;
         processed.counts.expanded += normalized.rows - normalized.source_rows;
         for fault in &normalized.faults {

@@ -6,17 +6,20 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::error::DataFusionError;
+use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::context::{SessionConfig, SessionContext};
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast::Statement;
 use weir_crds::columns::Columns;
 
 use super::arithmetic::CheckArithmetic;
+use super::conditions::ShieldConditions;
 use super::error::SelectError;
+use super::expand;
 use super::position::Position;
 use super::syntax;
-use super::unnests::Unnests;
 use crate::decode::lines::BLOCK_LINES_MAX;
 use crate::decode::types::source_schema;
 
@@ -27,8 +30,8 @@ pub struct CheckedSelect {
     pub origin: String,
     /// The table.
     pub source: SchemaRef,
-    /// By what a source row may become more than one.
-    pub unnests: Option<Unnests>,
+    /// Whether it unnests lists that it computes.
+    pub computes_lists: bool,
     /// The plan over a table without provenance.
     pub plan: LogicalPlan,
     /// Result columns as the engine types them, in the select's order.
@@ -44,10 +47,14 @@ pub fn session() -> SessionContext {
     sql.enable_ident_normalization = false;
     sql.map_string_types_to_utf8view = false;
     sql.collect_spans = true;
-    let context = SessionContext::new_with_config(config);
-    context.add_analyzer_rule(Arc::new(CheckArithmetic));
-    // It puts what it takes for cheap first, casts before LIKE, so that rows fail which the condition before had left out.
+    // These put the conditions of an outer WHERE before those of an inner one, and what they take for cheap first, casts before LIKE:
+    // rows would fail which the condition before had left out.
+    let rules = PhysicalOptimizer::new().rules.into_iter().filter(|rule| !rule.name().starts_with("FilterPushdown")).collect();
+    let state = SessionStateBuilder::new().with_config(config).with_default_features().with_physical_optimizer_rules(rules).build();
+    let context = SessionContext::new_with_state(state);
     context.remove_optimizer_rule("push_down_filter");
+    context.add_analyzer_rule(Arc::new(CheckArithmetic));
+    context.add_analyzer_rule(Arc::new(ShieldConditions));
     context
 }
 
@@ -73,8 +80,8 @@ impl CheckedSelect {
         // The physical plan has the types after coercion, and type errors show here rather than in every row.
         let physical = context.state().create_physical_plan(&plan).await;
         let result = physical.map_err(|error| plan_error(origin, &error, &statement))?.schema();
-        let unnests = Unnests::of(&plan).map_err(|error| plan_error(origin, &error, &statement))?;
-        Ok(Self { origin: origin.to_owned(), source, unnests, plan, result })
+        let computes_lists = expand::computes_lists(&plan).map_err(|error| plan_error(origin, &error, &statement))?;
+        Ok(Self { origin: origin.to_owned(), source, computes_lists, plan, result })
     }
 }
 

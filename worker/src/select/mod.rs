@@ -5,21 +5,21 @@
 
 pub mod arithmetic;
 pub mod check;
+pub mod conditions;
 pub mod error;
+pub mod expand;
 pub mod normalize;
 pub mod position;
 pub mod provenance;
 pub mod result;
 pub mod run;
 pub mod syntax;
-pub mod unnests;
 
 pub use check::CheckedSelect;
 pub use error::SelectError;
 pub use normalize::{Normalized, Normalizer, RowFault};
 pub use result::ResultShape;
-pub use run::{Evaluated, Evaluator};
-pub use unnests::Unnests;
+pub use run::{Evaluated, Evaluator, Ran};
 
 #[cfg(test)]
 mod tests;

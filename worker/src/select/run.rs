@@ -18,8 +18,9 @@ use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream, collec
 
 use super::check::{CheckedSelect, session};
 use super::error::SelectError;
+use super::expand::{self, Expanded};
 use super::provenance;
-use super::unnests::Unnests;
+use crate::decode::reject::{Fault, Reason};
 use crate::decode::types::{ROW_COLUMN, with_provenance};
 
 /// Each execution leaves a few metrics in the plan; after this many they are dropped with the plan's state.
@@ -36,7 +37,9 @@ pub struct Evaluator {
     task: Arc<TaskContext>,
     input: Arc<Input>,
     executions: u32,
-    unnests: Option<Unnests>,
+    rows_max: usize,
+    /// By this run.
+    expanded: Arc<Expanded>,
 }
 
 /// What one batch became.
@@ -45,7 +48,15 @@ pub struct Evaluated {
     /// The result columns and the provenance columns; rows in the order of the source rows that they came from.
     pub batch: RecordBatch,
     /// Rows of the input that select failed on: line or row number, and why.
-    pub failed: Vec<(u64, String)>,
+    pub failed: Vec<(u64, Fault)>,
+}
+
+/// What came of running a select.
+#[derive(Debug)]
+pub enum Ran {
+    Whole(Evaluated),
+    /// These are too many rows to be held together once they are expanded: to be run in halves.
+    TooMany,
 }
 
 /// The table of the compiled plan: one batch, put here before each execution.
@@ -106,35 +117,45 @@ impl Evaluator {
         let stream: Arc<dyn PartitionStream> = Arc::<Input>::clone(&input);
         let table = provider_as_source(Arc::new(StreamingTable::try_new(schema, vec![stream])?));
         let logical = provenance::carry(select.plan.clone(), &table)?;
-        let plan = context.state().create_physical_plan(&logical).await?;
-        Ok(Self { origin: select.origin.clone(), plan, task: context.task_ctx(), input, executions: 0, unnests: select.unnests.clone() })
-    }
-
-    /// By what a source row may become more than one.
-    pub fn unnests(&self) -> Option<&Unnests> {
-        self.unnests.as_ref()
+        let expanded = Arc::new(Expanded::default());
+        let plan = expand::bounded(context.state().create_physical_plan(&logical).await?, &expanded)?;
+        let rows_max = if select.computes_lists { expand::COMPUTED_ROWS_MAX } else { usize::MAX };
+        Ok(Self { origin: select.origin.clone(), plan, task: context.task_ctx(), input, executions: 0, rows_max, expanded })
     }
 
     /// Runs the select over one batch.
-    pub fn run(&mut self, batch: RecordBatch) -> Result<Evaluated, SelectError> {
+    pub fn run(&mut self, batch: RecordBatch) -> Result<Ran, SelectError> {
+        if batch.num_rows() > self.rows_max {
+            return Ok(Ran::TooMany);
+        }
         let mut parts = Parts { schema: self.plan.schema(), joined: Vec::new(), loose: Vec::new() };
         let mut failed = Vec::new();
-        self.halve(batch, &mut parts, &mut failed)?;
+        self.expanded.set(0);
+        match self.halve(batch.clone(), &mut parts, &mut failed) {
+            Ok(()) => {}
+            Err(error) => match expand::too_far(&error) {
+                None => return Err(self.error(error)),
+                Some(_) if batch.num_rows() > 1 => return Ok(Ran::TooMany),
+                Some(too_far) => failed.push((number_of(&batch), Fault::new(Reason::ExpandsTooFar, too_far.to_string()))),
+            },
+        }
         let batch = parts.join().map_err(|error| self.error(error.into()))?;
-        Ok(Evaluated { batch, failed })
+        Ok(Ran::Whole(Evaluated { batch, failed }))
     }
 
-    fn halve(&mut self, batch: RecordBatch, parts: &mut Parts, failed: &mut Vec<(u64, String)>) -> Result<(), SelectError> {
-        let rows = batch.num_rows();
+    fn halve(&mut self, batch: RecordBatch, parts: &mut Parts, failed: &mut Vec<(u64, Fault)>) -> Result<(), DataFusionError> {
+        let (rows, expanded) = (batch.num_rows(), self.expanded.bytes());
+        // What fails whatever the row fails on none as well.
+        if rows == 0 {
+            return Ok(());
+        }
         match self.execute(batch.clone()) {
-            Ok(results) => parts.add(results).map_err(|error| self.error(error.into()))?,
-            // Not the rows' fault: out of memory, a broken plan.
-            Err(error) if !is_of_a_value(&error) => return Err(self.error(error)),
-            Err(error) if rows <= 1 => {
-                let number = batch.column_by_name(ROW_COLUMN).and_then(|c| c.as_primitive_opt::<UInt64Type>());
-                failed.push((number.filter(|n| !n.is_empty()).map_or(0, |n| n.value(0)), error.strip_backtrace()));
-            }
+            Ok(results) => parts.add(results)?,
+            // Not this value's fault: it is the run that expands, or memory is out, or the plan broken.
+            Err(error) if expand::too_far(&error).is_some() || !is_of_a_value(&error) => return Err(error),
+            Err(error) if rows == 1 => failed.push((number_of(&batch), Fault::new(Reason::SelectFailed, error.strip_backtrace()))),
             Err(_) => {
+                self.expanded.set(expanded);
                 self.halve(batch.slice(0, rows / 2), parts, failed)?;
                 self.halve(batch.slice(rows / 2, rows - rows / 2), parts, failed)?;
             }
@@ -156,6 +177,12 @@ impl Evaluator {
     fn error(&self, source: DataFusionError) -> SelectError {
         SelectError::Run { origin: self.origin.clone(), source }
     }
+}
+
+/// The number of the first row.
+fn number_of(batch: &RecordBatch) -> u64 {
+    let numbers = batch.column_by_name(ROW_COLUMN).and_then(|c| c.as_primitive_opt::<UInt64Type>());
+    numbers.filter(|numbers| !numbers.is_empty()).map_or(0, |numbers| numbers.value(0))
 }
 
 /// Whether evaluating expressions over values gave this error.

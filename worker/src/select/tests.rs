@@ -7,7 +7,7 @@ use weir_crds::backfill_job::EventColumns;
 use weir_crds::columns::Columns;
 
 use super::normalize::SUB_COLUMN;
-use super::{CheckedSelect, Evaluator, Normalizer, ResultShape, SelectError, Unnests};
+use super::{CheckedSelect, Evaluated, Evaluator, Normalizer, Ran, ResultShape, SelectError};
 use crate::decode::types::{ROW_COLUMN, timestamp_type};
 use crate::decode::{JsonDecoder, LineSplitter, Reason};
 use crate::termination::Explain as _;
@@ -42,9 +42,19 @@ fn batch(lines: &str) -> RecordBatch {
     decoded.batch
 }
 
-fn evaluate(sql: &str, lines: &str) -> super::Evaluated {
-    let select = check(sql).unwrap();
-    block_on(Evaluator::new(&select)).unwrap().run(batch(lines)).unwrap()
+fn evaluate(sql: &str, lines: &str) -> Evaluated {
+    run(&check(sql).unwrap(), lines)
+}
+
+fn run(select: &CheckedSelect, lines: &str) -> Evaluated {
+    whole(block_on(Evaluator::new(select)).unwrap().run(batch(lines)).unwrap())
+}
+
+fn whole(ran: Ran) -> Evaluated {
+    match ran {
+        Ran::Whole(evaluated) => evaluated,
+        Ran::TooMany => panic!("its rows cannot be held together"),
+    }
 }
 
 fn numbers(batch: &RecordBatch) -> Vec<u64> {
@@ -167,7 +177,7 @@ fn a_row_that_select_fails_on_is_singled_out() {
     let result = evaluate("SELECT CAST(id AS BIGINT) AS v FROM logs WHERE n < 900", &lines);
     let failed: Vec<u64> = result.failed.iter().map(|(row, _)| *row).collect();
     assert_eq!(failed, [6, 339, 672]);
-    assert!(result.failed[0].1.contains("Cannot cast string 'x'"), "{}", result.failed[0].1);
+    assert!(result.failed[0].1.detail.contains("Cannot cast string 'x'"), "{:?}", result.failed[0].1);
     assert_eq!(result.batch.num_rows(), 897);
     let expected: Vec<u64> = (1..=900).filter(|row| !failed.contains(row)).collect();
     assert_eq!(numbers(&result.batch), expected);
@@ -198,7 +208,7 @@ fn integer_arithmetic_that_overflows_fails_its_row_alone() {
         let result = evaluate(sql, lines);
         let rows: Vec<u64> = result.failed.iter().map(|(row, _)| *row).collect();
         assert_eq!((rows.as_slice(), numbers(&result.batch).as_slice()), (failed, kept), "{sql}");
-        let problem = &result.failed[0].1;
+        let problem = &result.failed[0].1.detail;
         assert!(problem.contains(&format!("Overflow happened on: {expected}")), "{sql}: {problem}");
     }
 }
@@ -236,10 +246,13 @@ fn an_evaluator_is_reused_and_an_empty_batch_is_none() {
     for round in 0..1500 {
         let rows = batch("{\"n\":1}\n{\"n\":2}");
         let rows = if round % 2 == 0 { rows } else { rows.slice(0, 0) };
-        let result = evaluator.run(rows).unwrap();
+        let result = whole(evaluator.run(rows).unwrap());
         assert_eq!(result.batch.num_rows(), usize::from(round % 2 == 0));
         assert_eq!(result.batch.schema().field(1).name(), "__object");
     }
+    let fails = check("SELECT 9223372036854775807 + 1 AS v FROM logs").unwrap();
+    let result = whole(block_on(Evaluator::new(&fails)).unwrap().run(batch("{}").slice(0, 0)).unwrap());
+    assert_eq!((result.failed, result.batch.num_rows()), (vec![], 0));
 }
 
 fn shape_of(selects: &[(&str, &str)], key: Option<&str>) -> Result<ResultShape, SelectError> {
@@ -320,7 +333,7 @@ fn results_become_the_jobs_columns_exactly() {
 {"id":"e5","kind":"k","tags":["r"],"n":1000}
 {"id":"e6","ts":"2026-11-03T06:00:00Z","tags":["r"],"n":1000}
 {"id":"e7","ts":"2026-11-03T06:00:00Z","kind":"k","tags":[],"n":1000}"#;
-    let evaluated = block_on(Evaluator::new(&select)).unwrap().run(batch(lines)).unwrap();
+    let evaluated = run(&select, lines);
     let normalized = Normalizer::new(shape).run(&evaluated.batch).unwrap();
     assert_eq!((normalized.source_rows, normalized.rows), (6, 7));
     let good = &normalized.batch;
@@ -348,7 +361,7 @@ fn a_source_without_a_column_gives_nulls_of_its_type() {
     let b = check_as("b", &format!("SELECT NULL AS v, {BASE} FROM b")).unwrap();
     let shape = ResultShape::merge(&[a, b.clone()], &event_columns(None)).unwrap();
     let line = r#"{"id":"e1","ts":"2026-11-03T06:00:00Z","kind":"k"}"#;
-    let evaluated = block_on(Evaluator::new(&b)).unwrap().run(batch(line)).unwrap();
+    let evaluated = run(&b, line);
     let normalized = Normalizer::new(shape.clone()).run(&evaluated.batch).unwrap();
     assert_eq!(normalized.batch.schema().field(3).data_type(), shape.schema.field(3).data_type());
     assert!(normalized.batch["v"].is_null(0));
@@ -358,11 +371,15 @@ fn a_source_without_a_column_gives_nulls_of_its_type() {
 
 #[test]
 fn conditions_are_tried_in_the_order_that_they_are_written_in() {
-    let sql = "SELECT id FROM logs WHERE kind LIKE 'num%' AND CAST(id AS BIGINT) > 5";
-    let evaluated =
-        evaluate(sql, "{\"id\":\"n/a\",\"kind\":\"text\"}\n{\"id\":\"7\",\"kind\":\"number\"}\n{\"id\":\"n/a\",\"kind\":\"number\"}\n");
-    assert_eq!(texts(&evaluated.batch, "id"), [Some("7".to_owned())]);
-    assert_eq!(evaluated.failed.iter().map(|(row, _)| *row).collect::<Vec<_>>(), [3], "the first is left out, and not invalid");
+    let flat = "SELECT id FROM logs WHERE kind LIKE 'num%' AND CAST(id AS BIGINT) > 5";
+    let nested = "SELECT id FROM (SELECT id, n FROM logs WHERE kind LIKE 'num%') AS s WHERE CAST(id AS BIGINT) > 5";
+    let lines = [r#"{"id":"n/a","kind":"text"}"#, r#"{"id":"7","kind":"number"}"#, r#"{"id":"n/a","kind":"number"}"#, r#"{"id":"n/a"}"#];
+    for sql in [flat, nested] {
+        let evaluated = evaluate(sql, &(lines.join("\n") + "\n"));
+        assert_eq!(texts(&evaluated.batch, "id"), [Some("7".to_owned())]);
+        let failed = evaluated.failed.iter().map(|(row, _)| *row).collect::<Vec<_>>();
+        assert_eq!(failed, [3], "the first is left out, and not invalid; so is the last, whose kind is NULL: {sql}");
+    }
 }
 
 #[test]
@@ -373,16 +390,59 @@ fn of_many_rows_that_fail_the_others_are_kept_in_order() {
     assert_eq!(evaluated.failed.len(), 500);
 }
 
+/// Whether a row is set aside since it would expand too far.
+fn expands_too_far(sql: &str, line: &str) -> bool {
+    let evaluated = evaluate(sql, line);
+    assert!(evaluated.failed.iter().all(|(row, fault)| *row == 1 && fault.reason == Reason::ExpandsTooFar), "{:?}", evaluated.failed);
+    assert_eq!(evaluated.failed.is_empty(), evaluated.batch.num_rows() > 0);
+    !evaluated.failed.is_empty()
+}
+
 #[test]
-fn what_is_unnested_and_what_is_repeated_are_known() {
-    let unnests = |sql: &str| check(sql).unwrap().unnests;
-    let of = |lists: &[&str], repeated: &[&str], computes: bool| {
-        let names = |of: &[&str]| of.iter().map(|name| (*name).to_owned()).collect();
-        Some(Unnests { lists: names(lists), repeated: names(repeated), computes })
-    };
-    assert_eq!(unnests("SELECT id FROM logs"), None);
-    assert_eq!(unnests("SELECT id, unnest(items) FROM logs WHERE kind = 'x'"), of(&["items"], &["id"], false));
-    assert_eq!(unnests("SELECT id || kind, tags, unnest(items) FROM logs AS l"), of(&["items"], &["id", "kind", "tags"], false));
-    assert_eq!(unnests("SELECT n, unnest(string_to_array(id, ',')) FROM logs"), of(&["id"], &["n"], true));
-    assert!(unnests("SELECT unnest(t) FROM (SELECT string_to_array(id, ',') AS t FROM logs) AS s").unwrap().computes);
+fn only_what_is_repeated_for_each_item_counts() {
+    let items = format!("[{}]", vec![r#"{"sku":"12345678","qty":1}"#; 2000].join(","));
+    let line = |id: &str| format!(r#"{{"id":"{id}","user":{{"id":7,"name":"{id}"}},"items":{items},"tags":["a","b"]}}"#) + "\n";
+    let long = "x".repeat(20_000);
+    for (sql, is_long_repeated) in [
+        ("SELECT id, unnest(items) AS i FROM logs", true),
+        ("SELECT n, unnest(items) AS i FROM logs WHERE id <> ''", false),
+        ("SELECT user.id AS u, unnest(items) AS i FROM logs", false),
+        ("SELECT user.name AS u, unnest(items) AS i FROM logs", true),
+        ("SELECT length(id) AS l, cardinality(items) AS n, unnest(items) AS i FROM logs", false),
+        ("SELECT b, unnest(x) AS i FROM (SELECT id AS b, items AS x FROM logs) AS s", true),
+        ("SELECT a, b, unnest(t) AS c FROM (SELECT id AS b, tags AS t, unnest(items) AS a FROM logs) AS s", true),
+        ("SELECT id, unnest(string_to_array(repeat('a,', 2000), ',')) AS i FROM logs", true),
+        ("SELECT n, unnest(string_to_array(id, 'x')) AS i FROM logs", false),
+    ] {
+        assert_eq!(expands_too_far(sql, &line(&long)), is_long_repeated, "{sql}");
+        assert!(!expands_too_far(sql, &line("short")), "{sql}");
+    }
+}
+
+#[test]
+fn lists_that_are_computed_are_those_of_a_few_rows() {
+    for (sql, computes) in [
+        ("SELECT id FROM logs", false),
+        ("SELECT id, unnest(items) FROM logs AS l WHERE kind = 'x'", false),
+        ("SELECT id || kind, tags, unnest(items) FROM logs", false),
+        ("SELECT n, unnest(string_to_array(id, ',')) FROM logs", true),
+        ("SELECT id, unnest(range(0, n)) FROM logs", true),
+        ("SELECT unnest(t) FROM (SELECT string_to_array(id, ',') AS t FROM logs) AS s", true),
+    ] {
+        let select = check(sql).unwrap();
+        assert_eq!(select.computes_lists, computes, "{sql}");
+        let lines = "{\"id\":\"a,b\",\"n\":2,\"items\":[{}]}\n".repeat(65);
+        let mut evaluator = block_on(Evaluator::new(&select)).unwrap();
+        assert_eq!(matches!(evaluator.run(batch(&lines)).unwrap(), Ran::TooMany), computes, "{sql}");
+        assert!(matches!(evaluator.run(batch(&lines).slice(0, 64)).unwrap(), Ran::Whole(_)), "{sql}");
+    }
+}
+
+#[test]
+fn what_unnests_again_is_multiplied() {
+    let many = |of: &str| format!("[{}]", vec![of; 650].join(","));
+    let (items, tags, id) = (many(r#"{"qty":1}"#), many(r#""t""#), "x".repeat(2000));
+    let line = format!(r#"{{"id":"{id}","items":{items},"tags":{tags}}}"#);
+    assert!(expands_too_far("SELECT id, a, unnest(tags) AS t FROM (SELECT id, tags, unnest(items) AS a FROM logs) AS s", &line));
+    assert!(!expands_too_far("SELECT id, unnest(items) AS a, unnest(tags) AS t FROM logs", &line), "side by side");
 }
