@@ -10,7 +10,7 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::parquet::arrow::ProjectionMask;
 use datafusion::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use datafusion::parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStream, ParquetRecordBatchStreamBuilder};
-use datafusion::parquet::basic::{ConvertedType, LogicalType, Type as PhysicalType};
+use datafusion::parquet::basic::{ConvertedType, Encoding, LogicalType, Type as PhysicalType};
 use datafusion::parquet::errors::{ParquetError, Result as ParquetResult};
 use datafusion::parquet::file::metadata::{ColumnChunkMetaData, FileMetaData, ParquetMetaData, ParquetMetaDataReader};
 use datafusion::parquet::schema::types::{BasicTypeInfo, SchemaDescriptor, Type};
@@ -175,17 +175,19 @@ impl OpenObject {
 
 /// What a column's values of a row group become in memory, as far as the footer tells.
 fn decoded_bytes(column: &ColumnChunkMetaData) -> u64 {
-    /// Of a value of fixed width, or of the offset of one that is not.
-    const VALUE_BYTES: i64 = 8;
-    let values = column.num_values().saturating_mul(VALUE_BYTES);
+    /// Of a number, or of the offset of a value of any length.
+    const VALUE_BYTES: i32 = 8;
+    let values = column.num_values().saturating_mul(column.column_descr().type_length().max(VALUE_BYTES).into());
     let texts = column.unencoded_byte_array_data_bytes().unwrap_or_else(|| column.uncompressed_size());
     u64::try_from(values.saturating_add(texts)).unwrap_or(0)
 }
 
-/// Whether a column has values of any length in a dictionary, and the footer does not say how long all of them are together.
+/// Whether values of any length are stored once for many, or what they begin with is, and the footer does not say how long all of
+/// them are together.
 fn may_repeat_long_values(column: &ColumnChunkMetaData) -> bool {
-    let has_dictionary = column.dictionary_page_offset().is_some() && column.column_type() == PhysicalType::BYTE_ARRAY;
-    has_dictionary && column.unencoded_byte_array_data_bytes().is_none()
+    const REPEATING: [Encoding; 3] = [Encoding::PLAIN_DICTIONARY, Encoding::RLE_DICTIONARY, Encoding::DELTA_BYTE_ARRAY];
+    let repeats = column.encodings().any(|encoding| REPEATING.contains(&encoding));
+    repeats && column.column_type() == PhysicalType::BYTE_ARRAY && column.unencoded_byte_array_data_bytes().is_none()
 }
 
 /// The parts as one. A single one is not copied, and several not held twice.
