@@ -113,8 +113,9 @@ fn job(job: &BackfillJob, caches: &Caches) -> Vec<FieldError> {
         Some(name) => caches.classes.get(&ObjectRef::new(name)),
         None => caches.classes.find(|class| class.spec.default),
     };
-    // A draft, which weir makes of a loss, names what it is to be granted, and may be of a longer loss than its class allows.
-    if job.spec.suspend {
+    // A draft, which weir makes of a loss, names what it is to be granted, and may be of a longer loss than its class allows. What
+    // has begun is no draft: suspended and resumed, it has the faults that it had.
+    if job.spec.suspend && job.status.as_ref().is_none_or(|status| status.run.is_none()) {
         return faults;
     }
     if let Some(class) = class {

@@ -208,6 +208,14 @@ fn what_may_still_come_is_waited_for_and_a_draft_need_not_be_granted() {
     let wide = |suspend| object("BackfillJob", "one", laid_over(&job(), &json!({"execution": {"parallelism": 50}, "suspend": suspend})));
     world.ask(&own("BackfillJob", None, &wide(true))).passes_in_silence("a draft of more than its class allows");
     world.ask(&own("BackfillJob", Some(&wide(true)), &wide(false))).is_refused_for(&["parallelism".into()], "it would begin");
+    let begun = |suspend| {
+        let mut job = wide(suspend);
+        job["status"] = json!({"phase": "Running", "run": {"id": "", "generation": 1, "uri": "", "digest": ""}});
+        job
+    };
+    for (from, to) in [(false, true), (true, false)] {
+        world.ask(&own("BackfillJob", Some(&begun(from)), &begun(to))).passes_in_silence("it had begun when its class allowed more");
+    }
     world.clusters.clear();
     world.ask(&own("BackfillJob", None, &theirs)).passes_in_silence("its cluster may come");
     world.classes.clear();
