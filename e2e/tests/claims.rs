@@ -19,16 +19,25 @@ const RUN_LIMIT: Duration = Duration::from_secs(300);
 const SOON: Duration = Duration::from_secs(60);
 const POOL_NODE: &str = "node-1";
 
-async fn approve(fixture: &Fixture, job: &Watched, name: &str) -> anyhow::Result<()> {
-    let planned = job.phase("AwaitingApproval", RUN_LIMIT, |_| {}).await?;
+/// Waits until this generation's plan is there to be approved, and not the one before's.
+async fn planned(job: &Watched, generation: u64) -> anyhow::Result<Value> {
+    let is_planned = |job: &Value| text(job, "/status/phase") == "AwaitingApproval" && number(job, "/status/run/generation") == generation;
+    job.until("the generation is planned", RUN_LIMIT, is_planned, |_| {}).await
+}
+
+/// Approves this generation's plan.
+async fn approve(fixture: &Fixture, job: &Watched, name: &str, generation: u64) -> anyhow::Result<()> {
+    let planned = planned(job, generation).await?;
     Ok(fixture.patch_job(name, json!({"approval": {"mode": "Manual", "planHash": text(&planned, "/status/plan/hash")}})).await?)
 }
 
-/// Waits until this generation's plan is there to be approved, and not the one before's.
-async fn planned(job: &Watched, generation: u64) -> anyhow::Result<()> {
-    let is_planned = |job: &Value| text(job, "/status/phase") == "AwaitingApproval" && number(job, "/status/run/generation") == generation;
-    job.until("the generation is planned", RUN_LIMIT, is_planned, |_| {}).await?;
-    Ok(())
+/// Does something while no worker finds a place, so that what is claimed is not published.
+async fn without_workers(fixture: &Fixture, meanwhile: impl AsyncFnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    fixture.cluster.kubectl(&["cordon", POOL_NODE]).await?;
+    let outcome = meanwhile().await;
+    // Whatever came of it, the next test needs the node.
+    fixture.cluster.kubectl(&["uncordon", POOL_NODE]).await?;
+    outcome
 }
 
 /// Waits until the job says that another one is in its way, and names both runs.
@@ -73,26 +82,21 @@ async fn of_two_jobs_over_the_same_events_one_publishes() {
         fixture.apply(&scene.job(PLANNED)).await?;
         fixture.apply(&scene.job(PLANNED).replace(JOB, OTHER)).await?;
         let run_of = |name: &str, generation: u32| format!("{}/{name}/{generation}", fixture.namespace);
-        let outcome = async {
-            // Both are planned; from here on no worker finds a place, so what is claimed is not published.
-            other.phase("AwaitingApproval", RUN_LIMIT, |_| {}).await?;
-            own.phase("AwaitingApproval", RUN_LIMIT, |_| {}).await?;
-            fixture.cluster.kubectl(&["cordon", POOL_NODE]).await?;
-            approve(fixture, &other, OTHER).await?;
+        planned(&other, 1).await?;
+        planned(&own, 1).await?;
+        without_workers(fixture, async || {
+            approve(fixture, &other, OTHER, 1).await?;
             until_claimed(fixture, &scene.topic, 9).await?;
-            approve(fixture, &own, JOB).await?;
+            approve(fixture, &own, JOB, 1).await?;
             until_refused(&own, &run_of(JOB, 1), &run_of(OTHER, 1)).await?;
 
             fixture.patch_job(OTHER, json!({"cancel": true})).await?;
             other.phase("Canceled", SOON, |_| {}).await?;
             let goes_on = |job: &Value| condition(job, "Stalled").1 != "ClaimedByOther";
             own.until("it goes on by itself", SOON, goes_on, |_| {}).await?;
-            anyhow::Ok(())
-        }
-        .await;
-        // Whatever came of it, the next test needs the node.
-        fixture.cluster.kubectl(&["uncordon", POOL_NODE]).await?;
-        outcome?;
+            Ok(())
+        })
+        .await?;
         let complete = own.phase("Complete", RUN_LIMIT, |_| {}).await?;
         scene.must_agree(None, Some(&complete), &[1]).await?;
 
@@ -114,32 +118,40 @@ async fn what_only_an_earlier_generation_claimed_is_given_back() {
         fixture.cluster.kafka.create_topic(&wrong, PARTITIONS, &TOPIC_SETTINGS).await?;
         let own = Watched::new(fixture, JOB);
         fixture.apply(&scene.job(PLANNED).replace(&scene.topic, &wrong)).await?;
-        own.phase("AwaitingApproval", RUN_LIMIT, |_| {}).await?;
-        fixture.cluster.kubectl(&["cordon", POOL_NODE]).await?;
-        let claimed = async {
-            approve(fixture, &own, JOB).await?;
+        planned(&own, 1).await?;
+        without_workers(fixture, async || {
+            approve(fixture, &own, JOB, 1).await?;
             until_claimed(fixture, &wrong, 9).await
-        }
-        .await;
-        fixture.cluster.kubectl(&["uncordon", POOL_NODE]).await?;
-        claimed?;
+        })
+        .await?;
 
         fixture.apply(&scene.job(Job { generation: 2, ..PLANNED })).await?;
         planned(&own, 2).await?;
-        fixture.cluster.kubectl(&["cordon", POOL_NODE]).await?;
-        let claimed = async {
-            approve(fixture, &own, JOB).await?;
+        without_workers(fixture, async || {
+            approve(fixture, &own, JOB, 2).await?;
             until_claimed(fixture, &scene.topic, 9).await?;
             until_claimed(fixture, &wrong, 0).await?;
             let narrower = json!({"runGeneration": 3, "window": {"start": "2026-11-03T10:00:00Z"}, "approval": {"planHash": null}});
-            anyhow::Ok(fixture.patch_job(JOB, narrower).await?)
-        }
-        .await;
-        fixture.cluster.kubectl(&["uncordon", POOL_NODE]).await?;
-        claimed?;
-        planned(&own, 3).await?;
-        approve(fixture, &own, JOB).await?;
+            Ok(fixture.patch_job(JOB, narrower).await?)
+        })
+        .await?;
+        approve(fixture, &own, JOB, 3).await?;
         own.phase("Complete", RUN_LIMIT, |_| {}).await?;
+        until_claimed(fixture, &scene.topic, 5).await?;
+
+        // What was published keeps its claim; what was only claimed elsewhere does not, though the last one has no plan.
+        let mistaken = |generation| scene.job(Job { generation, ..PLANNED }).replace(&scene.topic, &wrong);
+        fixture.apply(&mistaken(4)).await?;
+        planned(&own, 4).await?;
+        without_workers(fixture, async || {
+            approve(fixture, &own, JOB, 4).await?;
+            until_claimed(fixture, &wrong, 9).await?;
+            fixture.apply(&mistaken(5).replace("status < 400", "no_such_column < 400")).await?;
+            Ok(())
+        })
+        .await?;
+        own.phase("Failed", RUN_LIMIT, |_| {}).await?;
+        until_claimed(fixture, &wrong, 0).await?;
         until_claimed(fixture, &scene.topic, 5).await
     })
     .await;

@@ -5,8 +5,9 @@
 //! `claims.json` in the run's folder says that all is taken. They are released once the run has its outcome and no worker of
 //! it is left: a publisher that starts later sees the outcome and ends.
 //!
-//! An earlier generation of the same job has often no outcome: a later one takes its place. Planning that one has fenced its
-//! publishers, so what it has claimed is given back with what the later one needs not, and with what that one gives back.
+//! An earlier generation of the same job has often no outcome: a later one takes its place. Once that one is planned or over, a
+//! publisher of the earlier one that has not begun ends as well; so what it has claimed is given back with what the later one needs
+//! not, and with what that one gives back.
 
 use std::collections::BTreeSet;
 
@@ -43,6 +44,9 @@ pub struct Scope {
 }
 
 impl Scope {
+    /// Of a run that was never planned.
+    const NOTHING: Self = Self { targets: Vec::new(), slices: Vec::new(), event_types: EventTypes::Any };
+
     fn of(plan: &Plan) -> Self {
         let targets = plan.sinks.iter().map(|sink| ClaimTarget { cluster_id: sink.cluster_id.clone(), topic: sink.topic.clone() });
         let event_types = plan.event_types.clone().map_or(EventTypes::Any, EventTypes::These);
@@ -59,18 +63,21 @@ pub fn to_take(view: &LedgerView, file: &PlanFile) -> Option<Action> {
 }
 
 /// What a run that is over gives back: everything, unless a publisher has begun; then all but slices that are staged, since
-/// those may have been published, if only in part. Without a look at the manifests nothing is known, and nothing given back.
+/// those may have been published, if only in part. One that was never planned gives back what earlier ones have claimed.
 pub fn to_release(seen: &Observed, view: &LedgerView, outcome: Outcome) -> Option<Action> {
     let workers_left = seen.pods_left > 0 || seen.workers.iter().any(|worker| worker.is_open());
-    match (view.claims, outcome, &view.plan) {
+    match (view.claims, outcome) {
         // Taking them may have ended half-way.
-        (Claimed::Nothing | Claimed::Taken, Outcome::Failed | Outcome::Canceled, Some(file)) if !workers_left => {
-            let staged = |slice: &&Slice| view.manifests.staged.contains_key(slice.id.as_str());
-            let kept = file.plan.slices.iter().filter(staged).map(|slice| slice.interval).collect();
-            Some(Action::ReleaseClaims { scope: Box::new(Scope::of(&file.plan)), kept })
-        }
-        (Claimed::Nothing | Claimed::Taken | Claimed::Released, Outcome::Completed | Outcome::Failed | Outcome::Canceled, _) => None,
+        (Claimed::Nothing | Claimed::Taken, Outcome::Failed | Outcome::Canceled) if !workers_left => {}
+        (Claimed::Nothing | Claimed::Taken | Claimed::Released, Outcome::Completed | Outcome::Failed | Outcome::Canceled) => return None,
     }
+    let Some(file) = &view.plan else {
+        let may_follow = view.run_id.generation > 1;
+        return may_follow.then(|| Action::ReleaseClaims { scope: Box::new(Scope::NOTHING), kept: Vec::new() });
+    };
+    let staged = |slice: &&Slice| view.manifests.staged.contains_key(slice.id.as_str());
+    let kept = file.plan.slices.iter().filter(staged).map(|slice| slice.interval).collect();
+    Some(Action::ReleaseClaims { scope: Box::new(Scope::of(&file.plan)), kept })
 }
 
 /// Takes all claims and says so; or says whose claim is in the way.
@@ -101,9 +108,10 @@ pub async fn take(ledger: &Ledger, prefix: &str, view: &LedgerView, scope: &Scop
 pub async fn release(ledger: &Ledger, prefix: &str, view: &LedgerView, scope: &Scope, kept: &[Interval]) -> Result<(), ClaimError> {
     let all = earlier(ledger, prefix, view).await?;
     let kept = if has_begun(ledger, &view.keys).await? { kept } else { &[] };
-    let all_kept = release_earlier(ledger, prefix, scope, &all, kept).await?;
+    release_earlier(ledger, prefix, scope, &all, kept).await?;
     for target in &scope.targets {
-        (Claims { ledger, prefix, target }).release(&view.run_id, &scope.slices, &all_kept).await?;
+        let kept = [kept, &staged_for(&all, target)].concat();
+        (Claims { ledger, prefix, target }).release(&view.run_id, &scope.slices, &kept).await?;
     }
     let released = ClaimsReleased { format: FORMAT, kept: kept.to_vec() };
     ledger.put_once(&view.keys.claims_released(), Bytes::from(to_bytes(&released))).await?;
@@ -143,25 +151,25 @@ async fn staged(ledger: &Ledger, keys: &RunKeys, slices: &[Slice]) -> Result<Vec
     Ok(slices.iter().filter(|slice| listed.contains(&keys.staged(&slice.id))).map(|slice| slice.interval).collect())
 }
 
-/// Gives back what earlier generations have claimed, but for `kept` of the targets of `scope`, and for what any of them has
-/// staged. Returns all that is kept there.
-async fn release_earlier(
-    ledger: &Ledger,
-    prefix: &str,
-    scope: &Scope,
-    earlier: &[Earlier],
-    kept: &[Interval],
-) -> Result<Vec<Interval>, ClaimError> {
-    let staged: Vec<Interval> = earlier.iter().flat_map(|earlier| &earlier.staged).copied().collect();
-    let kept = [kept, &staged].concat();
+/// What earlier generations may have published to a target.
+fn staged_for(earlier: &[Earlier], target: &ClaimTarget) -> Vec<Interval> {
+    earlier.iter().filter(|earlier| earlier.scope.targets.contains(target)).flat_map(|earlier| &earlier.staged).copied().collect()
+}
+
+/// Gives back what earlier generations have claimed, but for `kept` of the targets of `scope`, and for what any of them may have
+/// published to the same target.
+async fn release_earlier(ledger: &Ledger, prefix: &str, scope: &Scope, earlier: &[Earlier], kept: &[Interval]) -> Result<(), ClaimError> {
     for Earlier { run, keys, scope: theirs, .. } in earlier {
+        let mut all_kept = Vec::new();
         for target in &theirs.targets {
-            let kept = if scope.targets.contains(target) { &kept } else { &staged };
-            (Claims { ledger, prefix, target }).release(run, &theirs.slices, kept).await?;
+            let needed = if scope.targets.contains(target) { kept } else { &[] };
+            let kept = [needed, &staged_for(earlier, target)].concat();
+            (Claims { ledger, prefix, target }).release(run, &theirs.slices, &kept).await?;
+            all_kept.extend(kept);
         }
-        let released = ClaimsReleased { format: FORMAT, kept: kept.clone() };
+        let released = ClaimsReleased { format: FORMAT, kept: all_kept };
         // One that was put before says what that generation itself gave back.
         ledger.put_once(&keys.claims_released(), Bytes::from(to_bytes(&released))).await?;
     }
-    Ok(kept)
+    Ok(())
 }

@@ -102,7 +102,7 @@ pub async fn read(ledger: &Ledger, wanted: &Wanted<'_>, cache: &mut RunCache) ->
     let gives_back = outcome.as_ref().is_some_and(|o| o.outcome != Outcome::Completed)
         && match cache.claims {
             Claimed::Taken => true,
-            Claimed::Nothing => ledger.head(&keys.plan()).await?.is_some(),
+            Claimed::Nothing => run_id.generation > 1 || ledger.head(&keys.plan()).await?.is_some(),
             Claimed::Released => false,
         };
     let settled = outcome.is_some() && wanted.settled == Some(run_id.generation) && !gives_back;

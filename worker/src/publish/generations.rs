@@ -49,12 +49,12 @@ pub async fn earlier(run: &Run) -> Result<Vec<Earlier>, RunError> {
     Ok(all)
 }
 
-/// A later generation that is planned.
+/// A later generation that is planned, or over without a plan.
 pub async fn later(run: &Run) -> Result<Option<u32>, LedgerError> {
     let own = &run.context.run;
     for generation in numbers(run).await?.into_iter().filter(|generation| *generation > own.generation) {
         let keys = RunKeys::new(&run.context.store.prefix, &RunId { generation, ..own.clone() });
-        if run.ledger.head(&keys.plan()).await?.is_some() {
+        if run.ledger.head(&keys.plan()).await?.is_some() || run.ledger.head(&keys.outcome()).await?.is_some() {
             return Ok(Some(generation));
         }
     }

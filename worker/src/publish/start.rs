@@ -108,7 +108,7 @@ pub fn open(
 
 /// When a run is over and its workers are gone, what it claimed and did not publish is given back. A worker that comes late
 /// must leave that alone; one that got past here is waited for. And once a later generation is planned, it has read what
-/// there is of this one.
+/// there is of this one; once it is over, it has given that back.
 fn require_open(identity: &Identity) -> Result<(), PublishError> {
     let run = &identity.planned.run;
     let outcome = Handle::current().block_on(run.ledger.get_json::<OutcomeRecord>(&run.keys.outcome())).map_err(RunError::Store)?;

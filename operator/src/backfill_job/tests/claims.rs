@@ -61,7 +61,18 @@ fn nothing_is_given_back_while_a_worker_is_left_or_what_was_published_is_not_kno
     assert!(!releases(&world));
     world.pods_ending = 0;
     world.plan = None;
-    assert!(!releases(&world));
+    assert!(!releases(&world), "nothing was claimed without a plan");
+}
+
+#[test]
+fn one_that_was_never_planned_gives_back_what_earlier_ones_claimed() {
+    let mut world = World::new(4);
+    world.job.spec.run_generation = 2;
+    world.turn();
+    world.job.spec.cancel = true;
+    world.turn();
+    assert_eq!(world.outcome.as_ref().unwrap().outcome, Outcome::Canceled);
+    assert_eq!((world.claims, world.kept.clone()), (Claimed::Released, Some(vec![])));
 }
 
 #[test]
