@@ -158,14 +158,18 @@ fn known_ledger(seen: &Observed, stop: Option<Stop>) -> Step<&LedgerView> {
 /// nothing is awaited.
 fn stay(seen: &Observed, stop: Option<Stop>, wait: Wait, message: String) -> Decision {
     let shown = seen.job.status.as_ref();
-    let shown_phase = shown.map_or(Phase::Pending, |s| s.phase);
+    let run = shown.and_then(|s| s.run.as_ref());
+    let is_of_this_run = run.is_some_and(|run| run.generation == seen.generation());
+    let phase = shown.map_or(Phase::Pending, |s| s.phase);
+    // The end of a run is not that of the next, and what is to go on is not suspended.
+    let is_past = is_over(phase) && run.is_some() && !is_of_this_run || phase == Phase::Suspended && !seen.job.spec.suspend;
+    let shown_phase = if is_past { Phase::Pending } else { phase };
     let open: Vec<&Worker> = seen.workers.iter().filter(|w| w.ours && w.is_open()).collect();
     let left = open.len().max(seen.pods_left);
     let suspends = stop == Some(Stop::Suspend) && !is_over(shown_phase);
     let phase = if suspends && left == 0 { Phase::Suspended } else { shown_phase };
     let stops = if stop.is_some() { open.into_iter().filter_map(schedule::delete).collect() } else { vec![] };
     let decision = Decision { phase, ..Decision::new(Stage::Unbegun, Hold::Nothing).act(stops) };
-    let is_of_this_run = shown.and_then(|s| s.run.as_ref()).is_some_and(|run| run.generation == seen.generation());
     match stop {
         _ if is_over(phase) && is_of_this_run => decision,
         Some(stop) if suspends && left > 0 => decision.wait(wait, message).wait(Wait::Draining, draining(stop, left)),

@@ -187,8 +187,24 @@ fn what_is_suspended_without_a_store_says_so() {
     assert_eq!(world.turn().phase, Phase::Suspended);
     assert_eq!(suspended(&world), ("True".into(), "Suspended".into()));
     world.job.spec.suspend = false;
+    let decision = world.turn();
+    assert_eq!((decision.phase, waits(&decision)), (Phase::Pending, vec![Wait::StoreUnavailable]));
+    assert_eq!(suspended(&world), ("False".into(), "NotAsked".into()));
     world.broken_ledger = None;
     assert_eq!(world.turn().phase, Phase::Running);
+}
+
+#[test]
+fn without_a_store_the_end_of_a_run_is_not_that_of_the_next() {
+    let mut world = World::planned(4);
+    world.job.spec.cancel = true;
+    world.turn();
+    assert_eq!(world.turn().phase, Phase::Canceled);
+    world.broken_ledger = Some(Ledger::Unreadable { denied: false, message: "no answer".into() });
+    assert_eq!(world.turn().phase, Phase::Canceled);
+    (world.job.spec.cancel, world.job.spec.run_generation) = (false, 2);
+    let decision = world.turn();
+    assert_eq!((decision.phase, waits(&decision)), (Phase::Pending, vec![Wait::StoreUnavailable]));
 }
 
 #[test]
