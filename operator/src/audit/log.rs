@@ -182,6 +182,11 @@ impl Log {
         self.head.map_or(self.unread, |head| head.sequence) + self.waiting.len() as u64
     }
 
+    /// Whether all that it was told is written.
+    pub fn is_written(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     pub fn waiting_changes(&self) -> usize {
         self.waiting_changes
     }

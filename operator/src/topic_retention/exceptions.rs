@@ -50,6 +50,9 @@ pub struct Record {
     recorded: entry::Exception,
 }
 
+/// The reason of one that is in force no more.
+const ENDED: &str = "Ended";
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
     InForce {
@@ -75,7 +78,7 @@ impl Standing {
     fn condition(&self) -> Wanted {
         let (status, reason, message) = match self {
             Self::InForce { until } => (true, "InForce", format!("until {until}")),
-            Self::Ended { at } => (false, "Ended", format!("since {at}")),
+            Self::Ended { at } => (false, ENDED, format!("since {at}")),
             Self::NotGranted { topic } => {
                 let message =
                     format!("the KafkaCluster grants this namespace no Govern on topic {topic}; nothing of this exception is in force");
@@ -111,6 +114,21 @@ pub fn by_topic(scene: &Scene, now: Timestamp) -> BTreeMap<String, Vec<Exception
         }
     }
     found
+}
+
+/// Whether none is in force, or can come to be, and all that there is to tell of them was told.
+pub fn are_over(scene: &Scene, memory: &Memory, now: Timestamp) -> bool {
+    let is_shown = |object: &RetentionException| {
+        let status = object.status.as_ref().filter(|status| status.observed_generation == object.metadata.generation);
+        status.and_then(active).is_some_and(|active| active.reason == ENDED)
+    };
+    let is_over = |object: &RetentionException| match standing(&scene.cluster, object, now) {
+        Standing::Ended { .. } => is_shown(object),
+        Standing::InForce { .. } | Standing::NotGranted { .. } => false,
+    };
+    // Without a place for it nothing is written any more.
+    let is_written = scene.cluster.spec.audit.is_none() || memory.keeping.is_written();
+    is_written && scene.exceptions.iter().all(|object| is_over(object))
 }
 
 /// Has the log say when exceptions begin and end, and writes their status once it does.
@@ -200,6 +218,11 @@ impl Record {
         self.pushed = Some(exception.operation);
         log.push(now, if is_in_force { Event::ExceptionBegan { exception } } else { Event::ExceptionEnded { exception } });
         self.passed();
+    }
+
+    /// Whether there is nothing more to tell of it.
+    pub fn is_over(&self) -> bool {
+        !self.is_in_force && self.untold == 0
     }
 
     /// Whether the log has all of it. Before it was read, nobody knows what an earlier process wrote.

@@ -20,6 +20,7 @@ use weir_floors::wanted::{Cause, Change};
 
 use super::{
     Retention, Scene,
+    exceptions::{Record, Told},
     histories::{self, Histories},
     memory::{Memory, TopicMemory},
     turn::{Seen, Turned},
@@ -62,11 +63,16 @@ pub struct Keeping {
     recalled: bool,
     /// Raises of which it is not known whether they were done.
     unsettled: Vec<Noted>,
-    pub exceptions: super::exceptions::Told,
+    pub exceptions: Told,
     shown: Option<(Option<AuditAnchor>, Vec<Condition>)>,
 }
 
 impl Keeping {
+    /// Whether the log, if there is one, has all that it was told, and the end of every exception.
+    pub fn is_written(&self) -> bool {
+        self.log.as_ref().is_none_or(|log| log.is_written() && self.exceptions.values().all(Record::is_over))
+    }
+
     /// The log, if the cluster has one. Another place is another log, which begins with a term of its own.
     pub fn log(&mut self, ctx: &Retention, cluster: &KafkaCluster) -> Option<&mut Log> {
         let store = cluster.spec.audit.as_ref()?;

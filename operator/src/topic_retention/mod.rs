@@ -110,14 +110,14 @@ pub async fn reconcile(cluster: Arc<KafkaCluster>, ctx: Arc<Retention>) -> Resul
     let known = ctx.known(&cluster.uid().unwrap_or_default());
     let mut known = known.lock().await;
     let scene = ctx.scene(cluster);
-    let is_asked = !(scene.policies.is_empty() && scene.floors.is_empty() && scene.exceptions.is_empty());
-    if !is_asked && known.memory.topics.is_empty() {
+    let is_idle = scene.policies.is_empty() && scene.floors.is_empty() && known.memory.topics.is_empty();
+    let now = Timestamp::now();
+    if is_idle && exceptions::are_over(&scene, &known.memory, now) {
         // Nobody asks for anything, so Kafka is not asked either.
         ctx.metrics.topics.forget(&scene.cluster);
         return Ok(Action::requeue(TURN));
     }
     ctx.metrics.topics.expect(&scene.cluster);
-    let now = Timestamp::now();
     let store = store(&ctx, &scene.cluster).await;
     let kept = match &store {
         Ok(None) => Kept::Nowhere,

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use weir_crds::RetentionException;
 
 use super::{
+    super::exceptions::are_over,
     fakes::Call,
     keeping::kinds,
     world::{HOUR, TOPIC, WEEK, World, condition, status},
@@ -113,6 +114,28 @@ async fn passed(world: &mut World, minutes: i64) {
 
 fn trouble(world: &World, trouble: Option<Trouble>) {
     world.store.as_ref().unwrap().trouble(trouble);
+}
+
+#[tokio::test]
+async fn the_end_of_the_last_one_is_told_where_there_is_nothing_else() {
+    let mut world = World::kept();
+    world.begin().await;
+    world.pass(1).await;
+    (world.scene.policies, world.scene.floors) = (vec![], vec![]);
+    assert!(are_over(&world.scene, &world.memory, world.now));
+    world.scene.exceptions = vec![Arc::new(exception("2026-11-02T00:30:00Z"))];
+    assert!(!are_over(&world.scene, &world.memory, world.now), "one that may begin");
+    passed(&mut world, 1).await;
+    assert!(!are_over(&world.scene, &world.memory, world.now), "one in force");
+    let in_force = std::mem::take(&mut world.scene.exceptions);
+    assert!(!are_over(&world.scene, &world.memory, world.now), "it was deleted, which nobody was told");
+    world.pass(1).await;
+    assert_eq!(recorded(&world), ["ExceptionBegan", "ExceptionEnded"]);
+    assert!(are_over(&world.scene, &world.memory, world.now));
+    world.scene.exceptions = in_force;
+    passed(&mut world, 40).await;
+    assert_eq!(reason(&world), Some("Ended".into()));
+    assert!(are_over(&world.scene, &world.memory, world.now), "an object that has ended is not asked about");
 }
 
 #[tokio::test]
