@@ -144,8 +144,10 @@ pub fn grants<'a>(cluster: &'a KafkaClusterSpec, namespace: &'a str, topic: &'a 
     })
 }
 
-/// The anchors of a pattern are those of its first and last alternative only: of `^a|b$`, `a_private` would be one.
+/// The anchors of a pattern are those of its first and last alternative only: of `^a|b$`, `a_private` would be one. What is no
+/// pattern by itself is none between brackets either.
 fn whole(pattern: &str) -> Result<regex::Regex, regex::Error> {
+    regex::Regex::new(pattern)?;
     regex::Regex::new(&format!("^(?:{pattern})$"))
 }
 
@@ -155,7 +157,7 @@ pub fn kafka_cluster(cluster: &KafkaClusterSpec) -> Vec<FieldError> {
         cluster.grants.iter().enumerate().flat_map(|(g, grant)| grant.topics.iter().enumerate().map(move |(t, pattern)| (g, t, pattern)));
     patterns
         .filter_map(|(g, t, pattern)| {
-            let e = regex::Regex::new(pattern).err()?;
+            let e = whole(pattern).err()?;
             Some(error(
                 format!("spec.grants[{g}].topics[{t}]"),
                 format!("{pattern:?} is not a regular expression: {e}"),
@@ -266,9 +268,11 @@ mod tests {
             verbs: vec![GrantVerb::Write],
             max_floor: None,
         };
-        let cluster = KafkaClusterSpec { grants: vec![grant], ..Default::default() };
-        let is_granted = |topic: &str| granted(&cluster, "growth", topic, &[GrantVerb::Write]).is_ok();
-        assert!(is_granted("app_events") && is_granted("app_orders"));
-        assert!(!is_granted("app_events_pii") && !is_granted("their_app_orders"));
+        let mut cluster = KafkaClusterSpec { grants: vec![grant], ..Default::default() };
+        let is_granted = |cluster: &KafkaClusterSpec, topic: &str| granted(cluster, "growth", topic, &[GrantVerb::Write]).is_ok();
+        assert!(["app_events", "app_orders"].iter().all(|topic| is_granted(&cluster, topic)));
+        assert!(!["app_events_pii", "their_app_orders"].iter().any(|topic| is_granted(&cluster, topic)));
+        cluster.grants[0].topics = vec!["^a)|(?:b$".into()];
+        assert!(!is_granted(&cluster, "b") && kafka_cluster(&cluster).len() == 1, "no pattern, though it is one between brackets");
     }
 }

@@ -197,7 +197,7 @@ pub struct Execution {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 500))]
     pub parallelism: Option<u32>,
-    /// How often a worker may fail by its own error, per chunk of the sources or slice. Default 3. An error that would be the same again, as a select
+    /// How often a worker may fail by its own error: at the plan, at each chunk of the sources, at each step of a slice. Default 3. An error that would be the same again, as a select
     /// that is wrong, counts at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 20))]
