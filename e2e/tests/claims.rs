@@ -22,7 +22,7 @@ const POOL_NODE: &str = "node-1";
 /// Waits until this generation's plan is there to be approved, and not the one before's.
 async fn planned(job: &Watched, generation: u64) -> anyhow::Result<Value> {
     let is_planned = |job: &Value| text(job, "/status/phase") == "AwaitingApproval" && number(job, "/status/run/generation") == generation;
-    job.until("the generation is planned", RUN_LIMIT, is_planned, |_| {}).await
+    Ok(job.until("the generation is planned", RUN_LIMIT, is_planned, |_| {}).await?)
 }
 
 /// Approves this generation's plan.
