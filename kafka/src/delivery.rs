@@ -58,8 +58,9 @@ pub(crate) struct Delivered {
 }
 
 impl Deliveries {
-    pub fn delivered(&self) -> BTreeMap<i32, Delivered> {
-        self.lock().partitions.clone()
+    /// What was delivered since this was asked before: a producer may serve one transaction after another.
+    pub fn take_delivered(&self) -> BTreeMap<i32, Delivered> {
+        std::mem::take(&mut self.lock().partitions)
     }
 
     /// The first delivery that failed.
@@ -123,10 +124,11 @@ mod tests {
             deliveries.report(Kind::Record, Ok((partition, offset)));
         }
         deliveries.report(Kind::Progress, Ok((0, 99)));
-        let delivered = deliveries.delivered();
+        let delivered = deliveries.take_delivered();
         assert_eq!(delivered[&0], Delivered { range: Some(OffsetRange { first: 5, last: 9 }), unknown: false });
         assert_eq!(delivered[&1], Delivered { range: Some(OffsetRange { first: 3, last: 3 }), unknown: false });
         assert!(delivered[&2].unknown);
+        assert_eq!(deliveries.take_delivered(), BTreeMap::new(), "of the next transaction");
     }
 
     #[test]

@@ -238,9 +238,9 @@ impl Producer {
         u64::from(records.unsigned_abs()) * self.sent_bytes / self.sent.max(1) < BATCH_BYTES_MAX
     }
 
-    /// Where the delivered records lie.
-    pub fn delivered(&self) -> BTreeMap<i32, Delivered> {
-        self.client.context().delivered()
+    /// Where the records lie that were delivered since this was asked before.
+    pub fn take_delivered(&self) -> BTreeMap<i32, Delivered> {
+        self.client.context().take_delivered()
     }
 
     /// Commits. What became of a transaction whose commit failed is not known, unless it says `Fenced` or `Refused`: never

@@ -239,7 +239,7 @@ impl Session {
     /// Where the records of the open transaction lie, all of which are delivered.
     fn offsets(&mut self) -> Result<BTreeMap<i32, OffsetRange>, TransactionError> {
         let mut ranges = BTreeMap::new();
-        for (partition, delivered) in self.producer()?.delivered() {
+        for (partition, delivered) in self.producer()?.take_delivered() {
             let floor = self.floors.get(&partition).copied().unwrap_or(0);
             let range = match delivered.range.filter(|_| !delivered.unknown) {
                 Some(range) => range,
@@ -273,7 +273,7 @@ impl Transaction<'_> {
         self.session.producer()?.send(record)
     }
 
-    /// Waits until all records that were sent are delivered, and says where they lie.
+    /// Waits until all records that were sent are delivered, and says where those lie of which it has not said so before.
     pub fn delivered(&mut self) -> Result<BTreeMap<i32, OffsetRange>, TransactionError> {
         self.session.producer()?.flush()?;
         self.session.offsets()
