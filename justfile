@@ -14,6 +14,12 @@ all := shell("basename --multiple --suffix .rs $1/e2e/tests/*.rs | grep --invert
 # Those that CI has time for.
 some := "admin claims cluster demo faults_control manifests novashop operator retention retention_audit secure pipeline store"
 
+# The fault matrix: workers alone, nodes and minds, operators that are taken away; and what happens to the broker, that is to everybody.
+worker_faults := "faults_worker faults_zombies faults_store faults_disk faults_control"
+node_faults := "faults_cluster"
+operator_faults := "faults_operator faults_retention"
+broker_faults := "faults_broker"
+
 [private]
 default:
     @just --list
@@ -87,25 +93,51 @@ on-cluster +recipe:
 
 # One test at a time: they share two cores, and some of them stop what the others need.
 [private]
-tests names:
-    {{ test }} --no-fail-fast $(printf -- '--test %s ' {{ names }}) -- --include-ignored --test-threads=1
+tests names *filter:
+    {{ test }} --no-fail-fast $(printf -- '--test %s ' {{ names }}) -- --include-ignored --test-threads=1 {{ filter }}
 
 # The whole fault matrix, and its tables for the book.
-faults: (on-cluster "fault-tests")
+faults: (on-cluster "fault-tests") fault-tables
+
+[private]
+fault-tables:
     {{ e2e }} fault-tables > docs/src/faults-outcomes.md
 
-# Tests of the worker alone go beside those that stop operators and nodes; what happens to the broker happens to everybody.
+# Tests of the worker alone go beside those that stop operators and nodes.
 [private]
 fault-tests:
     #!/usr/bin/env bash
     set -uo pipefail
     export WEIR_E2E_FAULTS=full
     beside=$(mktemp)
-    just tests "faults_worker faults_zombies faults_store faults_disk faults_control" > "$beside" 2>&1 &
-    just tests "faults_operator faults_retention faults_cluster"; failed=$?
-    wait $! || failed=1
+    just tests "{{ worker_faults }}" > "$beside" 2>&1 & workers=$!
+    just tests "{{ operator_faults }} {{ node_faults }}"; failed=$?
+    wait $workers || failed=1
     cat "$beside"; rm "$beside"
-    just tests faults_broker && exit $failed
+    just tests {{ broker_faults }} && exit $failed
+
+# Every test but those at size, in as little time as they leave each other alone: first what needs a broker that stays, then what restarts
+# it or takes nodes and operators away, beside the worker's faults, which bear that; last what measures time, slows the broker or stops it for long.
+[private]
+full-tests:
+    #!/usr/bin/env bash
+    set -uo pipefail
+    export WEIR_E2E_FAULTS=full
+    logs=$(mktemp --directory)
+    failed=0
+    beside() { just tests "${@:2}" > "$logs/$1" 2>&1; }
+    (beside client "admin pipeline store" --skip slow_brokers; client=$?; beside workers "{{ worker_faults }}" && exit $client) & workers=$!
+    beside retention "retention retention_audit retention_losses" --skip a_lag_that_grows_slowly & retention=$!
+    beside trend retention_losses a_lag_that_grows_slowly & trend=$!
+    just tests "claims manifests novashop {{ node_faults }}" || failed=1
+    wait $retention || failed=1
+    wait $trend || failed=1
+    just tests "cluster disturbed operator secure starting {{ operator_faults }}" || failed=1
+    wait $workers || failed=1
+    cat "$logs"/*; rm -r "$logs"
+    just tests "admission demo forecast" || failed=1
+    just tests pipeline slow_brokers || failed=1
+    just tests {{ broker_faults }} && exit $failed
 
 # Formatting, lints, generated files.
 lint: format drift
@@ -144,11 +176,15 @@ docs: (tool "mdbook")
 tool name:
     @command -v {{ name }} >/dev/null || cargo install --locked --quiet {{ name }}
 
-# What CI runs: what fits into its time.
-ci: install lint deny unit release-check alerts (e2e some)
+# All that needs no cluster.
+[private]
+check: install lint deny unit release-check alerts
 
-# Everything.
-full: ci release (e2e "admission disturbed forecast retention_losses starting") faults demo
+# What CI runs: what fits into its time.
+ci: check (e2e some)
+
+# Everything but what takes a machine of its own, in two hours where dependencies are compiled: the whole fault matrix, its tables for the book.
+full: check release (on-cluster "full-tests") fault-tables
 
 # Retention and admission at the size of a thousand topics: half an hour, on a machine with little else to do.
 size: (e2e "retention_scale admission_scale")
