@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
+use datafusion::arrow::array::{AsArray as _, RecordBatch};
+use datafusion::arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit, UInt64Type};
 use weir_crds::columns::{Column, ColumnType, Columns, TimestampFormat};
 
 /// Ordinal of the object in its chunk.
@@ -72,4 +73,9 @@ pub fn with_provenance(schema: &Schema) -> SchemaRef {
     fields.push(Arc::new(Field::new(OBJECT_COLUMN, DataType::UInt32, false)));
     fields.push(Arc::new(Field::new(ROW_COLUMN, DataType::UInt64, false)));
     Arc::new(Schema::new(fields))
+}
+
+/// The number of a row in its object: its line or row there, from 1.
+pub fn row_number(rows: &RecordBatch, index: usize) -> u64 {
+    rows.column_by_name(ROW_COLUMN).and_then(|column| column.as_primitive_opt::<UInt64Type>()).map_or(0, |column| column.value(index))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use datafusion::arrow::array::{ArrayRef, AsArray as _, RecordBatch, UInt16Array, UInt32Array};
 use datafusion::arrow::compute::take_record_batch;
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType, UInt32Type, UInt64Type};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType, UInt32Type};
 use datafusion::arrow::error::ArrowError;
 use weir_crds::window::{Interval, Placement, Slicing};
 
@@ -14,7 +14,7 @@ use super::counts::Counts;
 use super::error::ExtractError;
 use super::quarantine::QuarantinedRow;
 use crate::decode::reject::Rejected;
-use crate::decode::types::ROW_COLUMN;
+use crate::decode::types::row_number;
 use crate::decode::{Batch, Decoder, UnknownFields};
 use crate::select::normalize::{Normalized, SOURCE_COLUMN, SUB_COLUMN};
 use crate::select::{Evaluated, Evaluator, Normalizer, Ran, RowFault};
@@ -236,7 +236,7 @@ impl Worker {
         processed.counts.late += 1;
         processed.counts.count_reason(LATE.to_owned(), 1);
         let time = batch.column(self.shared.event_time).as_primitive::<TimestampMicrosecondType>().value(index);
-        let row = number_of(batch, index);
+        let row = row_number(batch, index);
         let sub = batch.column_by_name(SUB_COLUMN).and_then(|c| c.as_primitive_opt::<UInt32Type>()).map_or(0, |c| c.value(index));
         let allowed = allowed.map(|i| format!("[{}, {})", instant(i.start_us), instant(i.end_us))).unwrap_or_default();
         let detail = format!("event time {} is not in {allowed}, which the source allows for this object", instant(time));
@@ -272,11 +272,6 @@ impl BySlice {
         };
         self.rows[place].1.push(index);
     }
-}
-
-/// The number of a row in its object.
-fn number_of(rows: &RecordBatch, index: usize) -> u64 {
-    rows.column_by_name(ROW_COLUMN).and_then(|column| column.as_primitive_opt::<UInt64Type>()).map_or(0, |column| column.value(index))
 }
 
 /// The reason of rows beyond the declared lateness or skew.

@@ -3,9 +3,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use datafusion::arrow::array::{AsArray as _, RecordBatch};
+use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::compute::concat_batches;
-use datafusion::arrow::datatypes::{SchemaRef, UInt64Type};
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::error::ArrowError;
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::datasource::provider_as_source;
@@ -21,7 +21,7 @@ use super::error::SelectError;
 use super::expand::{self, Expanded};
 use super::provenance;
 use crate::decode::reject::{Fault, Reason};
-use crate::decode::types::{ROW_COLUMN, with_provenance};
+use crate::decode::types::{row_number, with_provenance};
 
 /// Each execution leaves a few metrics in the plan; after this many they are dropped with the plan's state.
 const EXECUTIONS_PER_PLAN: u32 = 1000;
@@ -136,7 +136,7 @@ impl Evaluator {
             Err(error) => match expand::too_far(&error) {
                 None => return Err(self.error(error)),
                 Some(_) if batch.num_rows() > 1 => return Ok(Ran::TooMany),
-                Some(too_far) => failed.push((number_of(&batch), Fault::new(Reason::ExpandsTooFar, too_far.to_string()))),
+                Some(too_far) => failed.push((row_number(&batch, 0), Fault::new(Reason::ExpandsTooFar, too_far.to_string()))),
             },
         }
         let batch = parts.join().map_err(|error| self.error(error.into()))?;
@@ -149,13 +149,16 @@ impl Evaluator {
         if rows == 0 {
             return Ok(());
         }
-        match self.execute(batch.clone()) {
+        let results = self.execute(batch.clone());
+        if results.is_err() {
+            self.expanded.set(expanded);
+        }
+        match results {
             Ok(results) => parts.add(results)?,
             // Not this value's fault: it is the run that expands, or memory is out, or the plan broken.
             Err(error) if expand::too_far(&error).is_some() || !is_of_a_value(&error) => return Err(error),
-            Err(error) if rows == 1 => failed.push((number_of(&batch), Fault::new(Reason::SelectFailed, error.strip_backtrace()))),
+            Err(error) if rows == 1 => failed.push((row_number(&batch, 0), Fault::new(Reason::SelectFailed, error.strip_backtrace()))),
             Err(_) => {
-                self.expanded.set(expanded);
                 self.halve(batch.slice(0, rows / 2), parts, failed)?;
                 self.halve(batch.slice(rows / 2, rows - rows / 2), parts, failed)?;
             }
@@ -177,12 +180,6 @@ impl Evaluator {
     fn error(&self, source: DataFusionError) -> SelectError {
         SelectError::Run { origin: self.origin.clone(), source }
     }
-}
-
-/// The number of the first row.
-fn number_of(batch: &RecordBatch) -> u64 {
-    let numbers = batch.column_by_name(ROW_COLUMN).and_then(|c| c.as_primitive_opt::<UInt64Type>());
-    numbers.filter(|numbers| !numbers.is_empty()).map_or(0, |numbers| numbers.value(0))
 }
 
 /// Whether evaluating expressions over values gave this error.
