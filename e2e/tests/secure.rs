@@ -87,7 +87,7 @@ async fn allow_all_but_publishing(fixture: &Fixture, topic: &str) -> anyhow::Res
     let progress = format!("weir.{}.progress", fixture.namespace);
     allow(fixture, "operator", &["Create", "Describe", "DescribeConfigs"], &["--topic", "weir.", "--resource-pattern-type", "prefixed"])
         .await?;
-    allow(fixture, "worker", &["Read", "Write", "DescribeConfigs"], &["--topic", topic]).await?;
+    allow(fixture, "worker", &["Read", "DescribeConfigs"], &["--topic", topic]).await?;
     allow(fixture, "worker", &["Read", "Write"], &["--topic", &progress]).await?;
     allow(fixture, "worker", &["Describe"], &["--group", "weir"]).await
 }
@@ -245,6 +245,9 @@ async fn a_job_needs_the_right_password_and_the_rights_that_are_listed() {
         until_refused(&watched, "the broker refuses the transactional id", "transactional").await?;
         let ids = format!("weir.{}.", fixture.namespace);
         allow(fixture, "worker", &["Write"], &["--transactional-id", &ids, "--resource-pattern-type", "prefixed"]).await?;
+
+        until_refused(&watched, "the broker refuses the topic", "Topic authorization failed").await?;
+        allow(fixture, "worker", &["Write"], &["--topic", &scene.topic]).await?;
 
         let job = watched.phase("Complete", RUN_LIMIT, |_| {}).await.context("after everything was mended")?;
         ensure!(condition(&job, "Stalled").0 != "True", "{job}");

@@ -63,7 +63,7 @@ impl Deliveries {
         std::mem::take(&mut self.lock().partitions)
     }
 
-    /// The first delivery that failed.
+    /// The first delivery that failed by itself, if one did.
     pub fn failure(&self) -> Option<RDKafkaErrorCode> {
         self.lock().failure
     }
@@ -72,7 +72,8 @@ impl Deliveries {
     fn report(&self, kind: Kind, delivered: Result<(i32, i64), RDKafkaErrorCode>) {
         let mut state = self.lock();
         match (delivered, kind) {
-            (Err(code), _) => _ = state.failure.get_or_insert(code),
+            (Err(code), _) if state.failure.is_none_or(follows_another) => state.failure = Some(code),
+            (Err(_), _) => {}
             (Ok(_), Kind::Progress) => {}
             (Ok((partition, offset)), Kind::Record) => {
                 let delivered = state.partitions.entry(partition).or_default();
@@ -89,6 +90,11 @@ impl Deliveries {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a record was not delivered only because another was not.
+fn follows_another(code: RDKafkaErrorCode) -> bool {
+    matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight | RDKafkaErrorCode::InvalidDifferentRecord)
 }
 
 impl ClientContext for Deliveries {
@@ -140,6 +146,20 @@ mod tests {
             deliveries.report(kind, Err(RDKafkaErrorCode::MessageTimedOut));
             deliveries.report(kind, Err(RDKafkaErrorCode::PurgeQueue));
             assert_eq!(deliveries.failure(), Some(RDKafkaErrorCode::MessageTimedOut));
+        }
+    }
+
+    #[test]
+    fn what_follows_from_another_failure_is_not_the_reason() {
+        let deliveries = Deliveries::default();
+        for (code, told) in [
+            (RDKafkaErrorCode::PurgeQueue, RDKafkaErrorCode::PurgeQueue),
+            (RDKafkaErrorCode::InvalidDifferentRecord, RDKafkaErrorCode::InvalidDifferentRecord),
+            (RDKafkaErrorCode::InvalidRecord, RDKafkaErrorCode::InvalidRecord),
+            (RDKafkaErrorCode::PurgeQueue, RDKafkaErrorCode::InvalidRecord),
+        ] {
+            deliveries.report(Kind::Record, Err(code));
+            assert_eq!(deliveries.failure(), Some(told), "{code:?}");
         }
     }
 

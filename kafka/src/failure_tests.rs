@@ -190,6 +190,7 @@ fn who_is_denied_is_refused() {
         assert_eq!((call(&refused), refused.is_denied()), ((Operation::Init, Refused), true), "{error:?}");
     }
     for (api, error, operation) in [
+        (AddPartitionsToTxn, RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, Operation::Deliver),
         (AddPartitionsToTxn, RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED, Operation::Deliver),
         (Produce, RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, Operation::Deliver),
         (EndTxn, RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED, Operation::Commit),
@@ -213,6 +214,22 @@ fn what_the_cluster_does_not_take_is_refused() {
         ],
         Refused,
     );
+}
+
+/// The library purges what is queued before it reports what was refused, and takes nothing more.
+#[test]
+fn what_is_refused_is_told_also_by_what_comes_behind_it() {
+    for (api, error) in [(AddPartitionsToTxn, RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED), (Produce, RD_KAFKA_RESP_ERR_INVALID_RECORD)] {
+        let cluster = cluster();
+        let mut session = cluster.open().unwrap();
+        cluster.fail(api, &[error]);
+        let mut transaction = session.begin().unwrap();
+        transaction.send(record(0)).unwrap();
+        assert_eq!(call(&transaction.delivered().unwrap_err()), (Operation::Deliver, Refused), "{api:?} {error:?}");
+        assert_eq!(call(&transaction.send(record(2)).unwrap_err()), (Operation::Send, Refused), "{api:?} {error:?}");
+        session.abort().unwrap();
+        assert_eq!(publish(&mut session, 1).unwrap().len(), 1, "{api:?} {error:?}");
+    }
 }
 
 #[test]

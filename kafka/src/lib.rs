@@ -30,4 +30,5 @@ pub use config::{ConfigError, KafkaConfig};
 pub use failure::Consequence;
 pub use log_dirs::{LogDir, LogDirs, LogDirsError};
 pub use native::RequestError;
+pub use producer::RECORD_BYTES_MAX;
 pub use takeover::Holder;

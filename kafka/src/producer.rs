@@ -30,6 +30,8 @@ pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 const ABORT_CALL_TIMEOUT: Duration = Duration::from_millis(200);
 /// Messages that were sent and not acknowledged yet: enough for a few round trips, and what bounds memory.
 const QUEUE_KILOBYTES_MAX: u64 = 16 * 1024;
+/// The longest record that is sent, with its headers: the library never takes one that its queue does not hold.
+pub const RECORD_BYTES_MAX: u64 = QUEUE_KILOBYTES_MAX * 1024;
 const QUEUE_MESSAGES_MAX: u64 = 100_000;
 /// Records wait for a full batch until they are asked for, which [`Producer::serve`] does. A record that has lingered long
 /// enough makes the library's thread ask again and again whether it may be sent, for as long as another batch of its
@@ -285,11 +287,21 @@ impl Producer {
         let consequence = failure::consequence(operation, facts.with_fatal(fatal), time);
         if consequence == Consequence::Retry {
             self.serve();
-            Ok(())
-        } else {
-            let source = fatal.map_or(source, KafkaError::Global);
-            Err(TransactionError::Call { operation, consequence, source })
+            return Ok(());
         }
+        let refused = if consequence == Consequence::AbortAndRewind { self.refusal() } else { None };
+        Err(match refused {
+            Some(source) => TransactionError::Call { operation, consequence: Consequence::Refused, source },
+            None => TransactionError::Call { operation, consequence, source: fatal.map_or(source, KafkaError::Global) },
+        })
+    }
+
+    /// What the brokers refuse of a transaction that must be aborted. The library purges its queues first, so that reports and
+    /// later calls may tell of that alone; another beginning, which it refuses, tells the reason.
+    fn refusal(&self) -> Option<KafkaError> {
+        let told = self.client.begin_transaction().err()?;
+        let consequence = failure::consequence(Operation::Begin, Facts::of(&told), Time::Up);
+        (consequence == Consequence::Refused).then_some(told)
     }
 }
 

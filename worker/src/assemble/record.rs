@@ -44,7 +44,7 @@ pub enum RecordError {
 pub enum Refusal {
     /// A value has no JSON.
     Value { reason: UnfitReason, path: String },
-    /// The record would be longer than the topic takes.
+    /// The record would be longer than the topic, or its publisher, takes.
     TooLarge,
     /// Kafka has no timestamps before 1970, and none at its very beginning.
     TimestampUnrepresentable,

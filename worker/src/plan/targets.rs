@@ -10,7 +10,7 @@ use weir_crds::contract::names::{RunId, progress_topic};
 use weir_crds::contract::plan::PlannedSink;
 use weir_crds::window::Slicing;
 use weir_kafka::range::{Isolation, Range, RangeError, Reader};
-use weir_kafka::{Admin, BrokerConfig, BrokerNode, KafkaConfig, TopicConfig, TopicDescription};
+use weir_kafka::{Admin, BrokerConfig, BrokerNode, KafkaConfig, RECORD_BYTES_MAX, TopicConfig, TopicDescription};
 
 use super::error::PlanError;
 use super::sample::Samples;
@@ -66,7 +66,7 @@ pub async fn describe(run: &Run, slicing: &Slicing, shape: &ResultShape) -> Resu
             topic: kafka.topic.clone(),
             partitions: partitions(&described.topic),
             topic_id: described.topic.id,
-            max_message_bytes: described.config.max_message_bytes().unwrap_or(MAX_MESSAGE_BYTES_DEFAULT),
+            max_message_bytes: described.config.max_message_bytes().unwrap_or(MAX_MESSAGE_BYTES_DEFAULT).min(RECORD_BYTES_MAX),
             present: None,
         });
     }
@@ -122,7 +122,9 @@ fn unsuitable(index: usize, kafka: &KafkaSink, field: &str, problem: String, rem
 /// Whether what will be published fits into the targets. An event is taken to be as large as the row that it comes from:
 /// both are compressed, and it has fewer fields, and headers.
 pub async fn require_room(run: &Run, sinks: &[PlannedSink], samples: &Samples) -> Result<(), PlanError> {
-    let bytes = u128::from(samples.events) * u128::from(samples.bytes) / u128::from(samples.rows.max(1));
+    // As few as they may be: what may fit is not refused.
+    let events = u128::from(samples.events) * u128::from(100 - samples.events_error_percent.min(100)) / 100;
+    let bytes = events * u128::from(samples.bytes) / u128::from(samples.rows.max(1));
     for planned in sinks {
         let Some((index, kafka)) = kafka_sink(&run.spec, &planned.name) else { continue };
         let admin = Admin::new(&run.kafka(&planned.cluster)?).map_err(TargetError::from)?;
