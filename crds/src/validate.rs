@@ -61,6 +61,13 @@ pub fn backfill_job(job: &BackfillJobSpec) -> Vec<FieldError> {
             ));
         }
     }
+    for (index, kafka) in job.sinks.iter().enumerate().filter_map(|(index, sink)| Some((index, sink.kafka.as_ref()?))) {
+        let names = &kafka.value.columns;
+        for (number, name) in names.iter().enumerate().filter(|(number, name)| names[..*number].contains(name)) {
+            let field = format!("spec.sinks[{index}].kafka.value.columns[{number}]");
+            errors.push(error(field, format!("{name} stands in it before: a value has each field once"), "name it once"));
+        }
+    }
     errors
 }
 
@@ -214,6 +221,25 @@ mod tests {
         ] {
             assert_eq!(prefix("f", prefix_text, arrival).is_some(), refused, "{prefix_text} {arrival:?}");
         }
+    }
+
+    #[test]
+    fn a_value_names_each_column_once() {
+        let job = |columns: &[&str]| -> BackfillJobSpec {
+            let kafka = serde_json::json!({
+                "clusterRef": {"name": "k"}, "topic": "t", "mode": "InPlace", "partitioner": "Murmur2", "timestamps": "EventTime",
+                "ordering": "PerKey", "value": {"format": "Json", "columns": columns},
+            });
+            let window = serde_json::json!({"start": "2026-11-03T06:00:00Z", "end": "2026-11-03T07:00:00Z", "slice": "15m"});
+            let json = serde_json::json!({
+                "reason": "r", "runGeneration": 1, "window": window, "sources": [], "serviceAccountName": "", "sinks": [{"name": "events", "kafka": kafka}],
+                "reconstruct": {"columns": {"eventId": "id", "eventTime": "ts", "eventType": "kind"}}, "approval": {"mode": "Manual"},
+            });
+            serde_json::from_value(json).unwrap()
+        };
+        assert_eq!(backfill_job(&job(&["id", "user"])), []);
+        let errors: Vec<String> = backfill_job(&job(&["id", "user", "id"])).iter().map(ToString::to_string).collect();
+        assert_eq!(errors, ["spec.sinks[0].kafka.value.columns[2]: id stands in it before: a value has each field once; name it once"]);
     }
 
     #[test]

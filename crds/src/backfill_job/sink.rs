@@ -33,8 +33,8 @@ pub struct KafkaSink {
     pub ordering: Ordering,
 }
 
-/// `InPlace`: into the live topic, beside its other producers; refused where the topic is compacted. `SideTopic`: into a
-/// topic that is the backfill's alone; refused where another producer's records lie in it, and verified to stay so.
+/// `InPlace`: into the live topic, beside its other producers. `SideTopic`: into a topic that is the backfill's alone; refused
+/// where another producer's records lie in it, and verified to stay so. Either is refused where the topic is compacted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum KafkaMode {
     InPlace,
@@ -52,7 +52,7 @@ pub struct ValueFormat {
     /// holds is invalid, never rounded.
     #[serde(default)]
     pub timestamp_encoding: TimestampEncoding,
-    /// The columns of the select that make up the value, in this order.
+    /// The columns of the select that make up the value, in this order, each once.
     #[schemars(length(min = 1, max = 500), inner(length(min = 1, max = 128)))]
     pub columns: Vec<String>,
 }

@@ -160,12 +160,13 @@ pub fn progress(brokers: usize, copies: &Copies) -> Result<(), Unsuitable> {
 
 /// What the clock and the topic's owner may change at any time: whether events of this age stay as they are, and are kept.
 pub fn keeps(kafka: &KafkaSink, config: &TopicConfig, oldest: Duration, step: Step) -> Result<(), Unsuitable> {
-    if kafka.mode == KafkaMode::InPlace && config.cleans_up_by("compact") {
-        return Err(Unsuitable {
-            field: "mode",
-            problem: "cleanup.policy contains compact and mode is InPlace, so an old event would replace its key's newest one".into(),
-            remedy: "publish to a side topic (mode: SideTopic)",
-        });
+    if config.cleans_up_by("compact") {
+        let (field, problem) = match kafka.mode {
+            KafkaMode::InPlace => ("mode", "cleanup.policy contains compact, so an old event would replace its key's newest one"),
+            // Which events are there is read back by verifying, and by every later generation.
+            KafkaMode::SideTopic => ("topic", "cleanup.policy contains compact, so events would go that count as published"),
+        };
+        return Err(Unsuitable { field, problem: problem.into(), remedy: "publish to a side topic with cleanup.policy=delete" });
     }
     match kafka.timestamps {
         RecordTimestamps::ReplayTime => Ok(()),
@@ -281,7 +282,7 @@ mod tests {
             (&none, &[], Some("true"), None),
             (&none, &[], None, None),
             (&none, &[("cleanup.policy", "compact,delete")], None, Some("mode")),
-            (&json!({"mode": "SideTopic"}), &[("cleanup.policy", "compact")], None, None),
+            (&json!({"mode": "SideTopic"}), &[("cleanup.policy", "compact")], None, Some("topic")),
             (&none, &[("retention.ms", "259200000")], None, Some("timestamps")),
             (&none, &[("retention.ms", "345600000")], None, None),
             (&none, &[("retention.ms", "-1")], None, None),

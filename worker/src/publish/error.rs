@@ -103,6 +103,11 @@ impl Explain for PublishError {
             Self::Run(error) => error.remedy(),
             Self::Target(error) => error.remedy(),
             Self::SinkRenamed { then, .. } => Some(format!("name the sink {then} again, and raise runGeneration")),
+            Self::ReadPresent(RangeError::Gone { .. }) => Some(
+                "what an earlier generation published is deleted already, so nobody can tell what is missing: publish that with a job of \
+                 another name, whose window leaves out the slices that are published"
+                    .to_owned(),
+            ),
             Self::Transaction { .. }
             | Self::ReadPresent(_)
             | Self::ProgressLost { .. }

@@ -2,19 +2,21 @@
 //! committed progress up to there, then check, then go on. The first half of it is [`weir_kafka::takeover`]'s.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use weir_crds::contract::{
+    keys::Folder,
     manifest::to_bytes,
     names::{RunId, progress_topic, transactional_id},
     plan::{Bucket, PlannedSink},
     progress::BucketProgress,
     result::OutcomeRecord,
 };
+use weir_crds::window::Slice;
 use weir_kafka::{
     Admin, Holder, KafkaConfig, TopicDescription,
     transaction::{ProgressRecord, Session, Target},
@@ -67,7 +69,7 @@ pub fn start(identity: &Identity, config: &KafkaConfig, admin: &Admin, holder: &
     let records = identity.sort_out(&found)?;
     require_open(identity)?;
     Handle::current().block_on(target::check(admin, &identity.sink))?;
-    require_suitable(identity, admin, &progress_topic, &progress, records.own.as_ref())?;
+    require_suitable(identity, admin, &progress_topic, &progress)?;
     let own = match &records.own {
         Some(own) => own.clone(),
         // Without a record, a marker says that there was one.
@@ -128,19 +130,19 @@ fn require_topic(identity: &Identity, admin: &Admin, topic: &str) -> Result<Topi
     found.ok_or_else(|| PublishError::ProgressLost { bucket: identity.bucket.id.clone(), what })
 }
 
-/// The target still takes and keeps what is left to publish: slices from where the bucket's progress is, if they go in
-/// sequence.
-fn require_suitable(
-    identity: &Identity,
-    admin: &Admin,
-    topic: &str,
-    progress: &TopicDescription,
-    own: Option<&BucketProgress>,
-) -> Result<(), PublishError> {
-    let (spec, plan) = (&identity.planned.run.spec, &identity.planned.plan);
-    let at = own.filter(|_| target::in_sequence(spec)).and_then(|own| own.at.as_ref());
-    let first = at.and_then(|at| plan.slices.iter().position(|slice| slice.id == at.slice)).unwrap_or(0);
-    let Some(oldest_us) = plan.slices[first..].iter().map(|slice| slice.interval.start_us).min() else { return Ok(()) };
+/// When the first slice begins of those that the bucket still has to publish.
+fn oldest_left(identity: &Identity) -> Result<Option<i64>, PublishError> {
+    let run = &identity.planned.run;
+    let listed = Handle::current().block_on(run.ledger.list(&run.keys.folder(Folder::Published), None)).map_err(RunError::Store)?;
+    let published: BTreeSet<String> = listed.into_iter().map(|object| object.key).collect();
+    let is_left = |slice: &&Slice| !published.contains(&run.keys.published(&slice.id, &identity.bucket.id));
+    Ok(identity.planned.plan.slices.iter().filter(is_left).map(|slice| slice.interval.start_us).min())
+}
+
+/// The target still takes and keeps what is left to publish.
+fn require_suitable(identity: &Identity, admin: &Admin, topic: &str, progress: &TopicDescription) -> Result<(), PublishError> {
+    let Some(oldest_us) = oldest_left(identity)? else { return Ok(()) };
+    let spec = &identity.planned.run.spec;
     let deadline = Instant::now() + PUT_BACK_WITHIN;
     loop {
         match Handle::current().block_on(target::check_settings(admin, spec, &identity.sink, (topic, progress), oldest_us)) {
