@@ -1,5 +1,7 @@
 //! The objects of a source that may hold events of the window, pinned, in the order of their arrival.
 
+use std::sync::atomic::AtomicUsize;
+
 use aws_sdk_s3::Client;
 use futures::{StreamExt as _, TryStreamExt as _};
 use weir_crds::backfill_job::{Arrival, Source};
@@ -7,7 +9,7 @@ use weir_crds::window::{Interval, Slicing};
 
 use super::error::PlanError;
 use crate::source::template::TimedPrefix;
-use crate::source::{Listing, PathTemplate, SourceObject, arrival};
+use crate::source::{Listing, PathTemplate, SourceObject, Wanted, arrival};
 
 /// Objects of one source: some 250 bytes each while planning.
 pub const OBJECTS_MAX: usize = 2_000_000;
@@ -20,18 +22,19 @@ pub async fn list(client: &Client, source: &Source, slicing: &Slicing) -> Result
         return Err(PlanError::NoBucket { origin: source.name.clone() });
     };
     let prefixes = prefixes(source, &s3.prefix, slicing)?;
+    let matters = |arrival| matters(source, arrival, slicing);
     let by_object_time = source.arrival == Arrival::ObjectTime;
+    let wanted = Wanted { by_object_time, matters: &matters, max: OBJECTS_MAX, found: AtomicUsize::new(0) };
     let listing = Listing::new(client, &s3.bucket).await?;
-    let (listing, too_many) = (&listing, || PlanError::TooManyObjects { origin: source.name.clone() });
-    let mut pages = futures::stream::iter(&prefixes)
-        .map(|prefix| async move { listing.objects(prefix, by_object_time).await })
-        .buffered(LISTINGS_IN_FLIGHT);
+    let (listing, wanted) = (&listing, &wanted);
+    let mut pages =
+        futures::stream::iter(&prefixes).map(|prefix| async move { listing.objects(prefix, wanted).await }).buffered(LISTINGS_IN_FLIGHT);
     let mut objects: Vec<SourceObject> = Vec::new();
     while let Some(page) = pages.try_next().await? {
-        objects.extend(page.into_iter().filter(|object| matters(source, object.arrival, slicing)));
-        if objects.len() > OBJECTS_MAX {
-            return Err(too_many());
+        if wanted.are_too_many() {
+            return Err(PlanError::TooManyObjects { origin: source.name.clone() });
         }
+        objects.extend(page);
     }
     // By arrival, so that chunks cover short times; by key within, so that every attempt has the same order.
     objects.sort_by(|a, b| a.arrival.cmp(&b.arrival).then_with(|| a.key.cmp(&b.key)));

@@ -30,8 +30,9 @@ const EDGE_SAMPLE_BYTES: u64 = 4 * 1024 * 1024;
 const ERROR_PERCENT_MIN: f64 = 5.0;
 /// Of a normal distribution, 95 % lie within so many standard deviations.
 const DEVIATIONS: f64 = 1.96;
-/// Of Parquet, a row group is read as a whole or not at all.
+/// Of Parquet, a row group is read as a whole or not at all: larger ones until so many bytes of a source are read.
 const ROW_GROUP_SAMPLED_BYTES_MAX: u64 = 4 * 1024 * 1024;
+const ROW_GROUPS_SAMPLED_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Decompressed bytes of each, at most.
 const DECOMPRESSED_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Bytes that are decompressed at a time.
@@ -75,8 +76,8 @@ impl Cost {
 /// What a part of an object has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Part {
-    /// Events in it.
-    selected: u64,
+    /// Events in it; `None`: too much to read for an estimate.
+    selected: Option<u64>,
     rows: u64,
     /// Bytes of the object that it stands for.
     bytes: u64,
@@ -91,27 +92,34 @@ pub async fn sources(
     lists: &[Vec<SourceObject>],
 ) -> Result<Samples, PlanError> {
     let fetcher = Fetcher::new(client.clone());
-    let (mut samples, mut variance) = (Samples::default(), 0.0);
+    let (mut samples, mut variance, mut is_guessed) = (Samples::default(), 0.0, false);
     let window = Slicing::new(&run.spec.window).window();
     for (index, (objects, select)) in lists.iter().zip(selects).enumerate() {
         let strata = strata(objects);
         let reading = reading(&run.spec.sources[index], run.memory_bytes)?;
         let chosen: Vec<SourceObject> = strata.iter().map(|stratum| stratum.object.clone()).collect();
         let mut worker = worker(run, select, shape, index, &chosen, &reading).await?;
-        let mut parts = Vec::new();
+        let (mut parts, mut budget) = (Vec::new(), ROW_GROUPS_SAMPLED_BYTES_MAX);
         for (number, object) in chosen.iter().enumerate() {
             let times = object.arrival.map(|arrived| arrival::event_times(&run.spec.sources[index], arrived));
             let is_inside = times.is_some_and(|times| window.start_us <= times.start_us && times.end_us <= window.end_us);
             let bytes = if is_inside { SAMPLE_BYTES } else { EDGE_SAMPLE_BYTES };
-            parts.push(sample(&fetcher, &mut worker, &reading, (number, object), bytes, &mut samples.cost).await?);
+            let object = (number, object);
+            parts.push(match reading.format {
+                SourceFormat::Parquet => row_group(&fetcher, &mut worker, &reading, object, &mut budget, &mut samples.cost).await?,
+                SourceFormat::JsonLines | SourceFormat::Csv => {
+                    head(&fetcher, &mut worker, &reading, object, bytes, &mut samples.cost).await?
+                }
+            });
         }
         samples.rows += parts.iter().map(|part| part.rows).sum::<u64>();
         samples.bytes += parts.iter().map(|part| part.bytes).sum::<u64>();
         let estimate = estimate(&strata, &parts);
         samples.events += estimate.events;
         variance += estimate.variance;
+        is_guessed |= estimate.is_guessed;
     }
-    let error_percent = 100.0 * DEVIATIONS * variance.sqrt() / samples.events.max(1) as f64;
+    let error_percent = if is_guessed { 100.0 } else { 100.0 * DEVIATIONS * variance.sqrt() / samples.events.max(1) as f64 };
     samples.events_error_percent = error_percent.clamp(ERROR_PERCENT_MIN, 100.0).ceil() as u32;
     samples.bytes_read = fetcher.bytes_read();
     Ok(samples)
@@ -121,23 +129,32 @@ pub async fn sources(
 struct Estimate {
     events: u64,
     variance: f64,
+    /// Nothing tells how far off it may be.
+    is_guessed: bool,
 }
 
-/// Each stratum is like its sample; how much neighbours differ tells how much that may be wrong.
+/// Each stratum is like its sample, or like all others on average; how much neighbours differ tells how much that may be wrong.
 fn estimate(strata: &[Stratum<'_>], parts: &[Part]) -> Estimate {
-    let shares: Vec<(f64, f64)> = strata
-        .iter()
-        .zip(parts)
-        .filter(|(_, part)| part.bytes > 0)
-        .map(|(stratum, part)| (stratum.bytes as f64, part.selected as f64 / part.bytes as f64))
-        .collect();
-    let events: f64 = shares.iter().map(|(bytes, density)| bytes * density).sum();
+    let filled: Vec<(&Stratum<'_>, &Part)> = strata.iter().zip(parts).filter(|(_, part)| part.bytes > 0).collect();
+    let density = |selected: u64, part: &Part| selected as f64 / part.bytes as f64;
+    let looked_into = filled.iter().filter_map(|(stratum, part)| Some((stratum.bytes as f64, density(part.selected?, part))));
+    let shares: Vec<(f64, f64)> = looked_into.collect();
+    let bytes: f64 = filled.iter().map(|(stratum, _)| stratum.bytes as f64).sum();
+    let seen: f64 = shares.iter().map(|(bytes, _)| bytes).sum();
+    if seen == 0.0 {
+        // As if every row were an event.
+        let events: f64 = filled.iter().map(|(stratum, part)| stratum.bytes as f64 * density(part.rows, part)).sum();
+        return Estimate { events: events.round() as u64, variance: 0.0, is_guessed: bytes > 0.0 };
+    }
+    let events = shares.iter().map(|(bytes, density)| bytes * density).sum::<f64>() * bytes / seen;
     let pairs = shares.windows(2).map(|pair| {
         let [(bytes, density), (_, next)] = pair else { return 0.0 };
         // Half the squared difference of two neighbours is the variance of either.
         (bytes * (density - next)).powi(2) / 2.0
     });
-    Estimate { events: events.round() as u64, variance: pairs.sum() }
+    let variance = pairs.sum::<f64>() * (bytes / seen).powi(2);
+    let is_whole = filled.iter().all(|(stratum, part)| part.selected.is_some() && part.bytes >= stratum.bytes);
+    Estimate { events: events.round() as u64, variance, is_guessed: shares.len() == 1 && !is_whole }
 }
 
 /// Neighbouring objects with content, and one of them that stands for all.
@@ -156,7 +173,7 @@ fn strata(objects: &[SourceObject]) -> Vec<Stratum<'_>> {
 
 /// Events in the head of an object. Rows that are cut off or invalid count for nothing; whether they matter is not for an
 /// estimate to say. Data that are damaged, and types that do not fit, fail planning rather than a run that was approved.
-async fn sample(
+async fn head(
     fetcher: &Fetcher,
     worker: &mut Worker,
     reading: &Reading,
@@ -166,30 +183,42 @@ async fn sample(
 ) -> Result<Part, PlanError> {
     // The samples of a source are few.
     let ordinal = number as u32;
-    if reading.format == SourceFormat::Parquet {
-        let mut open = ObjectReader::new(fetcher, object).open(&reading.columns, reading.row_group_bytes_max()).await?;
-        if open.first_group_bytes > ROW_GROUP_SAMPLED_BYTES_MAX {
-            // Too much to read for an estimate: as if every row were an event.
-            return Ok(Part { selected: open.rows, rows: open.rows, bytes: object.size });
-        }
-        let since = Instant::now();
-        let Some(rows) = open.next().await? else { return Ok(Part { bytes: object.size, ..Part::default() }) };
-        let bytes = u128::from(object.size) * rows.num_rows() as u128 / u128::from(open.rows.max(1));
-        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        let count = rows.num_rows() as u64;
-        let selected = selected(worker, &Batch::Rows { object: ordinal, first_row: 1, rows, schema: Arc::clone(&open.schema) })?;
-        let part = Part { selected, rows: count, bytes };
-        cost.add(&part, since);
-        return Ok(part);
-    }
     let head = fetcher.range(object, 0, object.size.min(bytes)).await?;
     let since = Instant::now();
     let (blocks, bytes) = blocks(ordinal, object, &head, reading)?;
-    let mut part = Part { bytes, ..Part::default() };
+    let (mut rows, mut events) = (0, 0);
     for block in blocks {
-        part.rows += block.line_count() as u64;
-        part.selected += selected(worker, &Batch::Lines(block))?;
+        rows += block.line_count() as u64;
+        events += selected(worker, &Batch::Lines(block))?;
     }
+    let part = Part { selected: Some(events), rows, bytes };
+    cost.add(&part, since);
+    Ok(part)
+}
+
+/// Events in the first rows of a Parquet object. Its row groups are read until `budget` is used up.
+async fn row_group(
+    fetcher: &Fetcher,
+    worker: &mut Worker,
+    reading: &Reading,
+    (number, object): (usize, &SourceObject),
+    budget: &mut u64,
+    cost: &mut Cost,
+) -> Result<Part, PlanError> {
+    let mut open = ObjectReader::new(fetcher, object).open(&reading.columns, reading.row_group_bytes_max()).await?;
+    if open.first_group_bytes > ROW_GROUP_SAMPLED_BYTES_MAX {
+        let Some(left) = budget.checked_sub(open.first_group_bytes) else {
+            return Ok(Part { selected: None, rows: open.rows, bytes: object.size });
+        };
+        *budget = left;
+    }
+    let since = Instant::now();
+    let Some(rows) = open.next().await? else { return Ok(Part { selected: Some(0), rows: 0, bytes: object.size }) };
+    let bytes = u128::from(object.size) * rows.num_rows() as u128 / u128::from(open.rows.max(1));
+    let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+    let count = rows.num_rows() as u64;
+    let batch = Batch::Rows { object: number as u32, first_row: 1, rows, schema: Arc::clone(&open.schema) };
+    let part = Part { selected: Some(selected(worker, &batch)?), rows: count, bytes };
     cost.add(&part, since);
     Ok(part)
 }
@@ -305,10 +334,20 @@ mod tests {
     #[test]
     fn an_estimate_is_in_proportion_and_knows_how_sure_it_is() {
         let objects: Vec<_> = (0..4).map(|n| object(n, 1000)).collect();
-        let of = |selected: [u64; 4]| estimate(&strata(&objects), &selected.map(|selected| Part { selected, rows: 100, bytes: 100 }));
-        let alike = of([10, 10, 10, 10]);
-        assert_eq!((alike.events, alike.variance), (400, 0.0));
-        let uneven = of([0, 20, 0, 20]);
+        let of =
+            |selected: [Option<u64>; 4]| estimate(&strata(&objects), &selected.map(|selected| Part { selected, rows: 100, bytes: 100 }));
+        let alike = of([Some(10); 4]);
+        assert_eq!((alike.events, alike.variance, alike.is_guessed), (400, 0.0, false));
+        let in_part = of([Some(10), None, Some(10), None]);
+        assert_eq!((in_part.events, in_part.is_guessed), (400, false), "others are like those that were looked into");
+        let one = of([None, Some(10), None, None]);
+        assert_eq!((one.events, one.is_guessed), (400, true), "nothing to compare it with");
+        let none = of([None; 4]);
+        assert_eq!((none.events, none.is_guessed), (4000, true), "as if every row were an event");
+        let whole = Part { selected: Some(7), rows: 100, bytes: 1000 };
+        let single = estimate(&strata(&objects[..1]), &[whole]);
+        assert_eq!((single.events, single.is_guessed), (7, false), "all of it was read");
+        let uneven = of([Some(0), Some(20), Some(0), Some(20)]);
         assert_eq!(uneven.events, 400);
         assert!(DEVIATIONS * uneven.variance.sqrt() > 400.0 * 0.5);
         let nothing_read = estimate(&strata(&objects), &[Part::default(); 4]);

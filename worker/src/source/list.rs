@@ -1,6 +1,9 @@
 //! Listing and pinning the objects of a source.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use aws_sdk_s3::Client;
+use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types::BucketVersioningStatus;
 use weir_crds::window::Interval;
 
@@ -28,6 +31,40 @@ impl SourceObject {
     /// For messages.
     pub fn uri(&self) -> String {
         format!("s3://{}/{}", self.bucket, self.key)
+    }
+}
+
+/// Which objects are wanted. The others are not kept: a prefix may hold many times as many.
+pub struct Wanted<'a> {
+    /// They arrived when they were last modified.
+    pub by_object_time: bool,
+    /// By when they arrived.
+    pub matters: &'a (dyn Fn(Option<Interval>) -> bool + Sync),
+    /// Of all prefixes together.
+    pub max: usize,
+    pub found: AtomicUsize,
+}
+
+impl Wanted<'_> {
+    fn arrival(&self, prefix: &TimedPrefix, modified: Option<&DateTime>) -> Option<Interval> {
+        if !self.by_object_time {
+            return prefix.arrival;
+        }
+        // Stores keep seconds or better; the second is what all of them promise.
+        let start_us = micros(modified?)?.div_euclid(MICROS_PER_SECOND) * MICROS_PER_SECOND;
+        Some(Interval { start_us, end_us: start_us + MICROS_PER_SECOND })
+    }
+
+    /// Keeps an object if it is wanted.
+    fn keep(&self, objects: &mut Vec<SourceObject>, object: SourceObject) {
+        if (self.matters)(object.arrival) {
+            self.found.fetch_add(1, Ordering::Relaxed);
+            objects.push(object);
+        }
+    }
+
+    pub fn are_too_many(&self) -> bool {
+        self.found.load(Ordering::Relaxed) > self.max
     }
 }
 
@@ -62,40 +99,31 @@ impl<'a> Listing<'a> {
         Ok(Self { client, bucket, keeps_versions })
     }
 
-    /// All objects under a prefix, in the order of their keys. `by_object_time`: they arrived when they were last modified.
-    pub async fn objects(&self, prefix: &TimedPrefix, by_object_time: bool) -> Result<Vec<SourceObject>, SourceError> {
-        let mut objects = if self.keeps_versions { self.versions(prefix).await? } else { self.current(prefix).await? };
-        for (object, modified_us) in &mut objects {
-            object.arrival = match (by_object_time, *modified_us) {
-                (true, Some(modified_us)) => {
-                    // Stores keep seconds or better; the second is what all of them promise.
-                    let start_us = modified_us.div_euclid(MICROS_PER_SECOND) * MICROS_PER_SECOND;
-                    Some(Interval { start_us, end_us: start_us + MICROS_PER_SECOND })
-                }
-                (true, None) => None,
-                (false, _) => prefix.arrival,
-            };
-        }
-        let mut objects: Vec<_> = objects.into_iter().map(|(object, _)| object).collect();
+    /// The objects under a prefix that are wanted, in the order of their keys; not all of them, if they are too many.
+    pub async fn objects(&self, prefix: &TimedPrefix, wanted: &Wanted<'_>) -> Result<Vec<SourceObject>, SourceError> {
+        let mut objects = if self.keeps_versions { self.versions(prefix, wanted).await? } else { self.current(prefix, wanted).await? };
         objects.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(objects)
     }
 
-    async fn current(&self, prefix: &TimedPrefix) -> Result<Vec<(SourceObject, Option<i64>)>, SourceError> {
+    async fn current(&self, prefix: &TimedPrefix, wanted: &Wanted<'_>) -> Result<Vec<SourceObject>, SourceError> {
         let mut pages = self.client.list_objects_v2().bucket(self.bucket).prefix(&prefix.prefix).into_paginator().send();
         let mut objects = Vec::new();
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| self.error(&prefix.prefix, error))?;
             for object in page.contents() {
                 let (Some(key), Some(etag)) = (object.key(), object.e_tag()) else { return Err(self.unfit(&prefix.prefix, NAMELESS)) };
-                let object_of_key = self.object(key, None, etag, object.size());
-                objects.push((object_of_key, object.last_modified().and_then(micros)));
+                let arrival = wanted.arrival(prefix, object.last_modified());
+                wanted.keep(&mut objects, SourceObject { arrival, ..self.object(key, None, etag, object.size()) });
+            }
+            if wanted.are_too_many() {
+                break;
             }
         }
         Ok(objects)
     }
 
-    async fn versions(&self, prefix: &TimedPrefix) -> Result<Vec<(SourceObject, Option<i64>)>, SourceError> {
+    async fn versions(&self, prefix: &TimedPrefix, wanted: &Wanted<'_>) -> Result<Vec<SourceObject>, SourceError> {
         let mut objects = Vec::new();
         let (mut key_marker, mut version_marker) = (None, None);
         loop {
@@ -111,10 +139,10 @@ impl<'a> Listing<'a> {
                 .map_err(|error| self.error(&prefix.prefix, error))?;
             for version in page.versions().iter().filter(|version| version.is_latest() == Some(true)) {
                 let (Some(key), Some(etag)) = (version.key(), version.e_tag()) else { return Err(self.unfit(&prefix.prefix, NAMELESS)) };
-                let object = self.object(key, version.version_id(), etag, version.size());
-                objects.push((object, version.last_modified().and_then(micros)));
+                let arrival = wanted.arrival(prefix, version.last_modified());
+                wanted.keep(&mut objects, SourceObject { arrival, ..self.object(key, version.version_id(), etag, version.size()) });
             }
-            if page.is_truncated() != Some(true) {
+            if wanted.are_too_many() || page.is_truncated() != Some(true) {
                 return Ok(objects);
             }
             if page.next_key_marker().is_none() {
@@ -148,6 +176,6 @@ impl<'a> Listing<'a> {
     }
 }
 
-fn micros(time: &aws_sdk_s3::primitives::DateTime) -> Option<i64> {
+fn micros(time: &DateTime) -> Option<i64> {
     i64::try_from(time.as_nanos() / 1000).ok()
 }

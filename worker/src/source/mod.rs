@@ -16,5 +16,5 @@ pub mod template;
 
 pub use error::SourceError;
 pub use fetch::Fetcher;
-pub use list::{Listing, SourceObject};
+pub use list::{Listing, SourceObject, Wanted};
 pub use template::PathTemplate;
