@@ -106,9 +106,13 @@ fn value(finding: &Finding) -> f64 {
     }
 }
 
+/// What stays as it is for as long as the finding does: with a number that moves it would be another series at each look, and no
+/// alert that waits a minute would ever fire.
 fn detail(finding: &Finding) -> String {
     match finding {
-        Finding::BelowFloor { .. } | Finding::SizeLowered { .. } | Finding::FloorCapped { .. } => finding.says(),
+        Finding::BelowFloor { .. } => "it is below its floor; kubectl get topicfloors tells by how much".to_owned(),
+        Finding::FloorCapped { maximum, .. } => format!("the maximum of {} caps it", text::retention(*maximum)),
+        Finding::SizeLowered { .. } => finding.says(),
         Finding::Deleted(repair) | Finding::Restored(repair) => repair.says(),
         Finding::Missed(gap) => format!("incident {}, found at {}", gap.incident, text::second(gap.found_ms)),
         Finding::EnforcementConflict { resource, patch, .. } => format!("{resource}: {patch}"),
@@ -118,5 +122,30 @@ fn detail(finding: &Finding) -> String {
         | Finding::LagTrend { .. }
         | Finding::LagAboveSlo { .. }
         | Finding::LossNear { .. } => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_floors::{HOUR_MS, Retention};
+
+    use super::*;
+
+    #[test]
+    fn a_number_that_moves_makes_no_other_series() {
+        let hours = |hours| Retention::Millis(hours * HOUR_MS);
+        let moved = [
+            (
+                Finding::BelowFloor { from: None, to: hours(90), floor: hours(168) },
+                Finding::BelowFloor { from: Some(hours(90)), to: hours(89), floor: hours(170) },
+            ),
+            (
+                Finding::FloorCapped { wanted: hours(300), maximum: hours(168) },
+                Finding::FloorCapped { wanted: hours(301), maximum: hours(168) },
+            ),
+        ];
+        for (before, after) in moved {
+            assert_eq!(detail(&before), detail(&after));
+        }
     }
 }
