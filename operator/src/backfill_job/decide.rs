@@ -29,7 +29,7 @@ use super::{
     decision::{AT_ONCE, Action, BUSY_INTERVAL, Decision, IDLE_INTERVAL, WAITING_INTERVAL},
     holds,
     job_template::{self, ANNOTATION_TEMPLATE},
-    observed::{Ledger, LedgerView, Observed, PlanFile, RunFile, Worker, WorkerState},
+    observed::{Claimed, Ledger, LedgerView, Observed, PlanFile, RunFile, Worker, WorkerState},
     phase::{Hold, Stage, is_over},
     schedule::{self, Attempts, Candidate, Order, Turn},
     wait::{Wait, Waiting},
@@ -46,8 +46,9 @@ pub fn decide(seen: &Observed, now: Timestamp) -> Decision {
     };
     // Whatever else holds it: this is what its reader is to do first.
     let lacking = incomplete(seen).filter(|_| !is_over(decision.phase) && decision.waits.iter().all(|w| w.wait != Wait::Incomplete));
+    let lowered = lowered(seen).map(|message| Waiting::new(Wait::GenerationLowered, message));
     let again = decision.again.min(until_deadline(seen, decision.phase, now));
-    Decision { waits: lacking.into_iter().chain(decision.waits).collect(), again, ..decision }
+    Decision { waits: lacking.into_iter().chain(decision.waits).chain(lowered).collect(), again, ..decision }
 }
 
 /// Nothing else wakes a job that only its deadline ends.
@@ -120,7 +121,7 @@ pub fn stage(seen: &Observed, view: &LedgerView) -> Stage {
         (Some(outcome), _, _) => Stage::Over(outcome.outcome),
         (None, None, _) => Stage::Unbegun,
         (None, Some(_), None) => Stage::Unplanned,
-        (None, Some(_), Some(file)) if !is_approved(seen, file) => Stage::Unapproved,
+        (None, Some(_), Some(file)) if !is_approved(seen, view, file) => Stage::Unapproved,
         (None, Some(_), Some(file)) => {
             let work = Work::new(file, view, seen.job.spec.attempts());
             if work.all_published() { Stage::Verifying } else { Stage::Working }
@@ -128,9 +129,12 @@ pub fn stage(seen: &Observed, view: &LedgerView) -> Stage {
     }
 }
 
-fn is_approved(seen: &Observed, file: &PlanFile) -> bool {
+/// What a spec says of approval that has gone back to an earlier generation is about another plan: an approval that was given,
+/// without which nothing is claimed, stands.
+fn is_approved(seen: &Observed, view: &LedgerView, file: &PlanFile) -> bool {
     match seen.job.spec.approval.mode {
         ApprovalMode::Auto => true,
+        ApprovalMode::Manual if lowered(seen).is_some() && view.claims != Claimed::Nothing => true,
         ApprovalMode::Manual => seen.job.spec.approval.plan_hash.as_deref() == Some(&file.hash_text()),
     }
 }
@@ -238,11 +242,12 @@ fn over(seen: &Observed, view: &LedgerView) -> Step<()> {
         Outcome::Completed => {}
         Outcome::Failed | Outcome::Canceled => decision = decision.fail(record.reason.clone(), record.message.clone()),
     }
-    Break(lowered(seen, view).into_iter().fold(decision, |d, message| d.wait(Wait::GenerationLowered, message)))
+    Break(decision)
 }
 
 /// What to say when the spec names a generation that is not the last.
-fn lowered(seen: &Observed, view: &LedgerView) -> Option<String> {
+fn lowered(seen: &Observed) -> Option<String> {
+    let Ledger::Read(view) = &seen.ledger else { return None };
     let (wanted, is) = (seen.job.spec.run_generation, view.run_id.generation);
     (wanted < is).then(|| {
         format!(
@@ -382,7 +387,7 @@ fn plan_standing(view: &LedgerView, attempts_max: u32) -> Standing {
 }
 
 fn approved(seen: &Observed, view: &LedgerView, file: &PlanFile) -> Step<()> {
-    if is_approved(seen, file) {
+    if is_approved(seen, view, file) {
         return Continue(());
     }
     let ended = seen.workers.iter().filter(|w| w.verb == Verb::Plan && !w.is_open()).filter_map(schedule::delete).collect();
@@ -476,8 +481,7 @@ fn carry_out(seen: &Observed, view: &LedgerView, authority: &Authority<'_>, turn
     let mut waits = turn.waits;
     waits.sort_by_key(|w| !w.wait.stalls());
     let again = if recorded { AT_ONCE } else { soon.max(AT_ONCE) };
-    let decision = Decision::new(stage, Hold::Nothing).act(actions).waits(waits).again(again);
-    lowered(seen, view).into_iter().fold(decision, |d, message| d.wait(Wait::GenerationLowered, message))
+    Decision::new(stage, Hold::Nothing).act(actions).waits(waits).again(again)
 }
 
 /// Workers that do not start, and would be asked for otherwise now: a class that was mended, say, or another image of weir.
