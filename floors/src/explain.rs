@@ -275,7 +275,8 @@ impl Assessment {
         };
         Some(Standing {
             topic: topic.to_owned(),
-            floor: self.enforced.filter(|_| self.unknown.is_empty()),
+            // An exception lowers it to what it says, whatever the lag: where a required group's is unknown, none does.
+            floor: self.enforced.filter(|_| self.unknown.is_empty() || self.exception.is_some()),
             mode: rules.mode,
             protect: rules.protect,
             inherited: config.into_iter().flatten().filter_map(inherits).collect(),

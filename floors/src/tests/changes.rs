@@ -2,11 +2,12 @@
 
 use super::world::{BEGIN_MS, GROUP, World, lag, policy};
 use crate::{
-    Assessment, DAY_MS, HOUR_MS, History, MINUTE_MS, Retention, State,
+    Assessment, DAY_MS, HOUR_MS, History, MINUTE_MS, Policy, Retention, State,
     config::{RETENTION_MS, Setting, Source},
     exceptions::Exception,
     findings::Finding,
     floor::Reason,
+    judge::Standing,
     observed::Storage,
     policy::{Authority, Emergency, Hold, Mode, Protect},
     wanted::{Cause, Change, Raised, Wanted, Why},
@@ -23,6 +24,12 @@ fn change(change: &Change) -> (Cause, i64) {
 
 fn now(said: &Assessment) -> Option<(Cause, i64)> {
     if let Wanted::Now(it) = &said.wanted { Some(change(it)) } else { None }
+}
+
+/// What admission judges by.
+fn standing(world: &World, said: &Assessment) -> Standing {
+    let policies: Vec<&Policy> = world.policies.iter().collect();
+    said.standing("app_events", world.seen.config.as_ref(), &policies).unwrap()
 }
 
 fn held_back(said: &Assessment) -> Option<Why> {
@@ -325,8 +332,14 @@ fn an_exception_lowers_what_is_enforced_but_not_below_what_required_groups_need(
     let said = world.falls_behind(5 * HOUR_MS);
     assert_eq!(now(&said), Some((Cause::Restore, 10)), "twice the five hours");
     world.group().committed = None;
-    assert_eq!(now(&world.keeps_up(HOUR_MS)), Some((Cause::Restore, 168)), "nobody knows what it needs");
+    let said = world.keeps_up(HOUR_MS);
+    assert_eq!(now(&said), Some((Cause::Restore, 168)), "nobody knows what it needs");
+    assert_eq!(standing(&world, &said).floor, None, "nor does admission");
     world.policies[0].groups.required.clear();
+    world.set(RETENTION_MS, 2 * HOUR_MS);
+    let said = world.look();
+    assert_eq!((said.unknown.len(), standing(&world, &said).floor), (1, said.enforced), "admission judges by the exception too");
+    assert_eq!(said.enforced, Some(Retention::Millis(2 * HOUR_MS)));
     world.now_ms = BEGIN_MS + 100 * HOUR_MS;
     assert_eq!(now(&world.look()), Some((Cause::Restore, 168)), "it has ended");
 }
