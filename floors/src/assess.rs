@@ -241,7 +241,8 @@ impl History {
         let below_floor = short.is_some() || is_blind;
         it.findings = self.findings(it, round, &floor, short.map(|to| (to, enforced)), size_lowered, rules);
         let counts = |gap: &Gap| it.groups.get(&gap.group).is_none_or(|g| g.standing.counts());
-        it.losses = self.losses(counts, below_floor, now_ms);
+        let may_go_on = below_floor || floor.capped_from.is_some();
+        it.losses = self.losses(counts, may_go_on, now_ms);
         if let (Some(config), Some(keys)) = (&seen.config, &round.keys) {
             it.wanted = self.wanted(&Situation {
                 config,

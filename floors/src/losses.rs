@@ -15,7 +15,7 @@ const GAPS_MAX: usize = 1024;
 /// A broker looks for what is too old every five minutes (`log.retention.check.interval.ms`): what it deletes in two such
 /// looks belongs together.
 const JOIN_MS: i64 = 10 * MINUTE_MS;
-/// An incident that has not grown for so long, while retention is as it should be, will not grow.
+/// An incident that has not grown for so long, while retention is what groups need, will not grow.
 const SETTLED_MS: i64 = 2 * MINUTE_MS;
 
 /// What several groups and partitions missed of a topic at a time and for one cause.
@@ -84,8 +84,8 @@ fn id_of(gap: &Gap) -> String {
 
 impl History {
     /// What groups missed, by incident.
-    pub(crate) fn losses(&self, counts: impl Fn(&Gap) -> bool, below_floor: bool, now_ms: i64) -> Vec<Loss> {
-        let quiet_ms = if below_floor { JOIN_MS } else { SETTLED_MS };
+    pub(crate) fn losses(&self, counts: impl Fn(&Gap) -> bool, may_go_on: bool, now_ms: i64) -> Vec<Loss> {
+        let quiet_ms = if may_go_on { JOIN_MS } else { SETTLED_MS };
         let loss = |incident: &Incident| {
             let gaps: Vec<Gap> = self.gaps.iter().filter(|g| g.incident == incident.id && counts(g)).cloned().collect();
             let settled = now_ms - incident.grown_ms >= quiet_ms && self.repair.as_ref().is_none_or(|r| r.verdict.is_some());

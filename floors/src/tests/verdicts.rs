@@ -8,6 +8,8 @@ use crate::{
     findings::{Finding, Gap},
     losses::Loss,
     observed::{GroupSeen, GroupState, Log},
+    policy::Authority,
+    retention::Retention,
     status::topic_floor,
     verdict::{Outcome, Verdict},
     wanted::{Wanted, Why},
@@ -231,6 +233,20 @@ fn while_retention_stays_low_a_loss_settles_only_after_two_checks_of_the_broker(
     world.now_ms += 9 * MINUTE_MS;
     assert!(!world.look().losses[0].settled);
     world.now_ms += MINUTE_MS;
+    assert!(world.look().losses[0].settled);
+}
+
+#[test]
+fn while_less_is_kept_than_is_needed_what_the_broker_deletes_is_one_loss() {
+    let mut world = behind();
+    world.policies[0].authority = Authority::Govern { max_floor: Retention::Millis(100 * HOUR_MS) };
+    for start in [500, 505, 510] {
+        world.log().start = start;
+        world.now_ms += 5 * MINUTE_MS;
+        let said = world.look();
+        assert_eq!((said.losses.len(), said.losses[0].records_max(), said.losses[0].settled), (1, start, false));
+    }
+    world.now_ms += 10 * MINUTE_MS;
     assert!(world.look().losses[0].settled);
 }
 
