@@ -2,7 +2,10 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use weir_crds::contract::{digest::Sha256Digest, manifest::to_bytes};
+use weir_crds::{
+    contract::{digest::Sha256Digest, manifest::to_bytes},
+    refs::S3Store,
+};
 
 pub const FORMAT: u32 = 1;
 
@@ -173,9 +176,11 @@ pub fn exception_operation(chain: &str, uid: &str, what: &str, since_seconds: Op
     Sha256Digest::of(&to_bytes(&(chain, uid, what, since_seconds, untold)))
 }
 
-/// The name of the chain of a `KafkaCluster`: one of the same name that is made anew begins another.
-pub fn chain_name(cluster: &str, uid: &str) -> String {
-    format!("{cluster}-{}", Sha256Digest::of(uid.as_bytes()).short())
+/// The name of the chain of a `KafkaCluster` in a store: one of the same name that is made anew begins another, and so does each
+/// store, where a chain that began elsewhere would be taken for one that was cut.
+pub fn chain_name(cluster: &str, uid: &str, store: &S3Store) -> String {
+    let of = format!("{uid}/{}/{}", store.s3.endpoint.as_deref().unwrap_or_default(), store.bucket);
+    format!("{cluster}-{}", Sha256Digest::of(of.as_bytes()).short())
 }
 
 /// Where an entry lies. Padded, so that names sort as numbers do.

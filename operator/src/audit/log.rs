@@ -72,7 +72,7 @@ pub enum LogError {
 }
 
 /// Who writes where.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     pub prefix: String,
     pub chain: String,

@@ -76,10 +76,11 @@ impl Keeping {
     /// The log, if the cluster has one. Another place is another log, which begins with a term of its own.
     pub fn log(&mut self, ctx: &Retention, cluster: &KafkaCluster) -> Option<&mut Log> {
         let store = cluster.spec.audit.as_ref()?;
-        let chain = chain_name(&cluster.name_any(), &cluster.uid().unwrap_or_default());
-        if self.log.as_ref().is_none_or(|log| log.place().prefix != store.prefix) {
+        let chain = chain_name(&cluster.name_any(), &cluster.uid().unwrap_or_default(), store);
+        let place = Place { prefix: store.prefix.clone(), chain, writer: ctx.replica.clone() };
+        if self.log.as_ref().is_none_or(|log| *log.place() != place) {
             *self = Self::default();
-            self.log = Some(Log::new(Place { prefix: store.prefix.clone(), chain, writer: ctx.replica.clone() }));
+            self.log = Some(Log::new(place));
         }
         self.log.as_mut()
     }

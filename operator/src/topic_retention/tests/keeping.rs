@@ -42,6 +42,22 @@ async fn raised() -> World {
 }
 
 #[tokio::test]
+async fn in_another_store_there_is_another_log() {
+    let mut world = World::kept();
+    world.begin().await;
+    world.pass(1).await;
+    let (first, mut cluster) = (world.chain(), (*world.scene.cluster).clone());
+    cluster.spec.audit.as_mut().unwrap().bucket = "elsewhere".into();
+    world.scene.cluster = Arc::new(cluster);
+    world.pass(2).await;
+    world.succeed("b", None);
+    world.pass(1).await;
+    assert_ne!(world.chain(), first);
+    world.audited();
+    assert_eq!(kinds(&world), ["Leads", "Leads"]);
+}
+
+#[tokio::test]
 async fn a_raise_is_done_first_and_in_the_log_after() {
     let mut world = World::kept();
     world.begin().await;

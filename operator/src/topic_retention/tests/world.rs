@@ -128,7 +128,7 @@ impl World {
     }
 
     pub fn chain(&self) -> String {
-        chain_name("main", "cluster-uid")
+        chain_name("main", "cluster-uid", self.scene.cluster.spec.audit.as_ref().unwrap())
     }
 
     /// The log is whole, and each change in it once.
