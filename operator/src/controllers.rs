@@ -282,7 +282,8 @@ async fn retention(
             .for_each(|_| async {})
             .await;
     };
-    futures::join!(turns, orphans, floor_changes.for_each(|_| async {}), exception_changes.for_each(|_| async {}));
+    let (floors, exceptions) = (floor_changes.for_each(|_| async {}), exception_changes.for_each(|_| async {}));
+    futures::join!(turns, orphans, floors, exceptions, retention.forget_gone());
 }
 
 /// After an error; what can be foreseen is not one, and says itself when to come back.

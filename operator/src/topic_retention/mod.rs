@@ -68,6 +68,8 @@ pub enum Error {
 
 /// Between two looks at whether a policy's cluster is there.
 const ORPHAN_INTERVAL: Duration = Duration::from_secs(10);
+/// Between two looks at whether clusters are gone: sooner than what is not looked at any more pages somebody.
+const GONE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// What all clusters' turns share.
 pub struct Retention {
@@ -184,15 +186,25 @@ impl Retention {
         futures::future::join_all(ends).await;
     }
 
-    /// What is known of a cluster; that of clusters that are gone is dropped on the way.
+    /// What is known of a cluster.
     fn known(&self, uid: &str) -> Arc<tokio::sync::Mutex<Known>> {
         let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
-        if !memories.contains_key(uid) {
-            let present: BTreeSet<String> = self.clusters.state().iter().filter_map(|c| c.uid()).collect();
-            memories.retain(|uid, _| present.contains(uid));
-            self.metrics.topics.retain(&present);
-        }
         Arc::clone(memories.entry(uid.to_owned()).or_default())
+    }
+
+    /// Forgets clusters that are gone, again and again: nothing else wakes anybody for them, and what was last seen of them would
+    /// grow old and page.
+    pub async fn forget_gone(&self) {
+        loop {
+            tokio::time::sleep(GONE_INTERVAL).await;
+            self.keep_present();
+        }
+    }
+
+    fn keep_present(&self) {
+        let present: BTreeSet<String> = self.clusters.state().iter().filter_map(|c| c.uid()).collect();
+        self.memories.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| present.contains(uid));
+        self.metrics.topics.retain(&present);
     }
 
     fn scene(&self, cluster: Arc<KafkaCluster>) -> Scene {
