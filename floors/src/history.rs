@@ -9,7 +9,7 @@ use crate::{
     HOUR_MS, Retention,
     config::Keys,
     findings::{Gap, GapCause},
-    groups::{GroupRecord, Jump, LagPoint, TREND_POINTS_MAX},
+    groups::{GroupRecord, Jump, LagPoint, Position, TREND_POINTS_MAX},
     lag::{self, Behind, LagUnknown},
     losses::Incident,
     observed::{Log, Observed},
@@ -101,6 +101,19 @@ impl History {
     pub fn expected_groups(&self) -> BTreeSet<String> {
         let expected = |record: &GroupRecord| record.positions.is_empty() || !record.is_forgotten();
         self.groups.iter().filter(|(_, record)| expected(record)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// How many records groups had not read of the topic as it was last seen, at most.
+    pub fn unread(&self) -> BTreeMap<&str, i64> {
+        let mut unread = BTreeMap::new();
+        for (group, record) in &self.groups {
+            for (partition, position) in &record.positions {
+                if let Some(end) = self.partitions.get(partition).and_then(|log| unread_to(log, position)) {
+                    *unread.entry(group.as_str()).or_default() += end - position.committed;
+                }
+            }
+        }
+        unread
     }
 
     /// What weir raised and has not taken back, by key.
@@ -196,7 +209,7 @@ impl History {
         for (group, record) in &mut self.groups {
             for (partition, position) in std::mem::take(&mut record.positions) {
                 let Some(old) = self.partitions.get(&partition) else { continue };
-                let Some((_, end)) = old.samples.last().filter(|(_, end)| position.committed < *end) else { continue };
+                let Some(end) = unread_to(old, &position) else { continue };
                 let range = Unread { group, partition, from: position.committed, to: end };
                 unread.push(range.gap(&self.topic_id, Some(old), GapCause::TopicDeleted, seen.offsets_at_ms));
             }
@@ -349,4 +362,9 @@ impl Unread<'_> {
             incident: String::new(),
         }
     }
+}
+
+/// The end of a partition that a group stands before.
+fn unread_to(log: &PartitionRecord, position: &Position) -> Option<i64> {
+    log.samples.last().map(|(_, end)| end).filter(|end| position.committed < *end)
 }

@@ -39,7 +39,7 @@ pub fn of_topic(topic: &str, it: &Assessment, policies: &[Policy], tried: Option
         let note = format!("topic {topic}: {}, and the mode is Warn: {}", finding.says(), whose(it, &policies));
         events.push(event(EventType::Warning, finding.as_str(), "Observe", &note));
     }
-    told.below_floor = below_floor.is_some();
+    (told.below_floor, told.gone) = (below_floor.is_some(), false);
     let gaps: Vec<Gap> = it.findings.iter().filter_map(gap).cloned().collect();
     events.extend(of_gaps(topic, it, &policies, &gaps, told));
     told.gaps = gaps;

@@ -33,6 +33,8 @@ pub struct PolicyView {
     /// What is wrong with its spec.
     pub error: Option<String>,
     pub topics: Vec<String>,
+    /// Those that are not there: it names them, or they were deleted.
+    pub gone: Vec<String>,
     /// Those that the cluster does not let it look at.
     pub not_granted: Vec<String>,
     /// Those that the brokers do not let weir describe.
@@ -78,7 +80,7 @@ impl Governance {
         let mut it = Self { made_ms: now_ms, made_of: made_of(cluster, objects), policies, topics, unknown, denied };
         let gone = it.take_in(asked, answers, before);
         for view in &mut it.policies {
-            view.topics.retain(|topic| !gone.contains(topic));
+            view.gone = view.topics.extract_if(.., |topic| gone.contains(topic)).collect();
             view.not_granted.retain(|topic| listed.contains(topic));
             view.denied = view.topics.iter().filter(|topic| it.denied.contains(*topic)).cloned().collect();
         }
@@ -148,8 +150,8 @@ fn match_topics(
     let mut asked: BTreeMap<String, Vec<Policy>> = BTreeMap::new();
     let mut views = Vec::new();
     for object in objects {
-        let (topics, not_granted, denied) = (Vec::new(), Vec::new(), Vec::new());
-        let mut view = PolicyView { object: Arc::clone(object), error: None, topics, not_granted, denied };
+        let (topics, gone, not_granted, denied) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut view = PolicyView { object: Arc::clone(object), error: None, topics, gone, not_granted, denied };
         match spec::policy(&qualified_name(&**object), &object.spec) {
             Err(errors) => view.error = Some(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join(". ")),
             Ok(policy) => {

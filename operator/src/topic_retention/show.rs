@@ -1,15 +1,16 @@
 //! Shows a turn: `TopicFloor`s, the policies' status, events. Writes only what is due.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
-use kube::{Resource as _, ResourceExt as _};
+use kube::{Resource as _, ResourceExt as _, runtime::events::Event};
 use weir_crds::{TopicRetentionPolicy, topic_floor::TopicFloorStatus, topic_retention_policy::TopicRetentionPolicyStatus};
 use weir_floors::{Assessment, Policy, status::Shown};
 
 use super::{
     Retention, Scene, drafts, events,
+    governance::PolicyView,
     memory::{Memory, TopicMemory},
     status::{self, Due, NUMBERS_INTERVAL_MS, Stall},
     told,
@@ -35,6 +36,7 @@ pub async fn show(
     now: Timestamp,
 ) -> Result<(), WriteError> {
     tell(ctx, memory, turned, now.as_millisecond()).await;
+    tell_deletions(ctx, memory).await;
     drafts::make(ctx, scene, memory, turned, now).await;
     // Before the first look at the lags everything is unknown, which is no news.
     if !memory.looked {
@@ -68,13 +70,27 @@ async fn tell(ctx: &Retention, memory: &mut Memory, turned: &BTreeMap<String, Tu
         if all.is_empty() {
             continue;
         }
-        let objects = governance.policies.iter().filter(|view| view.topics.contains(name)).map(|view| view.object.object_ref(&()));
-        for object in objects {
-            for event in &all {
-                tracing::info!(topic = name, reason = %event.reason, note = event.note.as_deref(), "event");
-                if let Err(error) = ctx.recorder.publish(event, &object).await {
-                    tracing::warn!(%error, "an event cannot be published");
-                }
+        publish(ctx, name, &all, governance.policies.iter().filter(|view| view.topics.contains(name))).await;
+    }
+}
+
+/// Of topics that were there before, and are not any more.
+async fn tell_deletions(ctx: &Retention, memory: &mut Memory) {
+    let Memory { governance: Some(governance), topics, .. } = memory else { return };
+    let gone: BTreeSet<&String> = governance.policies.iter().flat_map(|view| &view.gone).collect();
+    for name in gone {
+        let Some(TopicMemory { history, told, .. }) = topics.get_mut(name) else { continue };
+        let Some(event) = told::of_deletion(name, history, told) else { continue };
+        publish(ctx, name, &[event], governance.policies.iter().filter(|view| view.gone.contains(name))).await;
+    }
+}
+
+async fn publish(ctx: &Retention, topic: &str, events: &[Event], policies: impl Iterator<Item = &PolicyView>) {
+    for object in policies.map(|view| view.object.object_ref(&())) {
+        for event in events {
+            tracing::info!(topic, reason = %event.reason, note = event.note.as_deref(), "event");
+            if let Err(error) = ctx.recorder.publish(event, &object).await {
+                tracing::warn!(%error, "an event cannot be published");
             }
         }
     }

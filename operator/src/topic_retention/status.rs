@@ -49,14 +49,25 @@ pub fn stall(view: &PolicyView, cluster: &str) -> Option<Stall> {
         let whose = "weir's user lacks Describe on topic";
         return stall("DescribeDenied", format!("KafkaCluster {cluster}: {whose} {first}{}; {remedy}", and_more(more)));
     }
-    match &view.not_granted[..] {
-        [] if view.topics.is_empty() => {
-            stall("NoTopic", format!("spec.topics: no topic of KafkaCluster {cluster} matches; correct it, or create the topic"))
-        }
+    if let [first, more @ ..] = &view.not_granted[..] {
+        let (more, remedy) = (and_more(more), "grant it Govern, or leave the topic out by spec.topics.exclude");
+        return stall(
+            "GrantMissing",
+            format!("KafkaCluster {cluster} grants namespace {namespace} nothing on topic {first}{more}; {remedy}"),
+        );
+    }
+    if view.topics.is_empty() {
+        return stall("NoTopic", format!("spec.topics: no topic of KafkaCluster {cluster} matches; correct it, or create the topic"));
+    }
+    let is_named = |topic: &&String| view.object.spec.topics.names.contains(topic);
+    match &view.gone.iter().filter(is_named).cloned().collect::<Vec<_>>()[..] {
         [] => None,
         [first, more @ ..] => {
-            let (more, remedy) = (and_more(more), "grant it Govern, or leave the topic out by spec.topics.exclude");
-            stall("GrantMissing", format!("KafkaCluster {cluster} grants namespace {namespace} nothing on topic {first}{more}; {remedy}"))
+            let more = and_more(more);
+            stall(
+                "TopicMissing",
+                format!("spec.topics.names: KafkaCluster {cluster} has no topic {first}{more}; correct it, or create the topic"),
+            )
         }
     }
 }
@@ -116,17 +127,18 @@ fn stalled(stall: Option<Stall>) -> Wanted {
     Wanted { kind: ConditionType::Stalled, status: Some(status), reason: reason.to_owned(), message }
 }
 
-/// Whether a policy's status has to be written now; a text that moved with the numbers in it is no reason.
+/// Whether a policy's status has to be written now; a text that moved with the numbers in it can wait for a while.
 pub fn policy_is_due(old: Option<(i64, &TopicRetentionPolicyStatus)>, new: &TopicRetentionPolicyStatus, now_ms: i64) -> bool {
     let Some((at_ms, old)) = old else { return true };
     let conditions = |s: &TopicRetentionPolicyStatus| -> Vec<[String; 3]> {
         s.conditions.iter().map(|c| [c.type_.clone(), c.status.clone(), c.reason.clone()]).collect()
     };
+    let messages = |s: &TopicRetentionPolicyStatus| s.conditions.iter().map(|c| c.message.clone()).collect::<Vec<_>>();
     let worst = |s: &TopicRetentionPolicyStatus| s.worst.iter().map(|w| (w.topic.clone(), w.state.clone())).collect::<Vec<_>>();
     if conditions(old) != conditions(new) || old.observed_generation != new.observed_generation {
         return true;
     }
-    let is_news = old.topics != new.topics || worst(old) != worst(new);
+    let is_news = old.topics != new.topics || worst(old) != worst(new) || messages(old) != messages(new);
     is_news && has_passed(at_ms, NUMBERS_INTERVAL_MS, now_ms)
 }
 

@@ -25,6 +25,8 @@ pub struct Told {
     findings: BTreeMap<(&'static str, Option<String>), i64>,
     /// The repair whose verdict was told.
     judged: Option<String>,
+    /// That the topic is gone.
+    pub gone: bool,
 }
 
 impl Told {
@@ -71,6 +73,18 @@ const fn is_told_here(finding: &Finding) -> bool {
         // In `Warn`, with the change, range by range, and with the verdict.
         Finding::BelowFloor { .. } | Finding::SizeLowered { .. } | Finding::Restored(_) | Finding::Missed(_) | Finding::Deleted(_) => false,
     }
+}
+
+/// Of a topic that was deleted with records that somebody had not read.
+pub fn of_deletion(topic: &str, history: &History, told: &mut Told) -> Option<Event> {
+    let unread = history.unread();
+    if std::mem::replace(&mut told.gone, true) || unread.is_empty() {
+        return None;
+    }
+    let each = |(group, records): (&str, i64)| format!("{records} for group {group}");
+    let unread = unread.into_iter().map(each).collect::<Vec<_>>().join(", ");
+    let note = format!("topic {topic} was deleted, with records that were not read, at most: {unread}");
+    Some(event(EventType::Warning, "TopicDeleted", "Observe", &note))
 }
 
 /// Of the last repair's verdict, once.

@@ -76,7 +76,8 @@ async fn what_is_lowered_is_back_at_the_floor_in_the_next_turn() {
     assert_eq!((&shown["state"], &shown["retention"]), (&json!("Healthy"), &json!("168h")));
     assert_eq!(shown["raised"], json!({"retention.ms": {"before": HOUR, "set": WEEK}}));
     let calls = world.pass(10).await;
-    assert_eq!((calls.len(), events(&calls)[0].0.as_str()), (2, "RecordsIntact"), "the verdict, and then silence: {:?}", short(&calls));
+    let told = "the verdict, also in the policy's condition, and then silence";
+    assert_eq!((calls.len(), events(&calls)[0].0.as_str()), (3, "RecordsIntact"), "{told}: {:?}", short(&calls));
     assert_eq!(world.altered(), vec![]);
     let metrics = world.ctx.metrics.render().unwrap();
     for line in ["weir_retention_changes_total{cause=\"Restore\",outcome=\"Success\"} 1", "weir_topics{state=\"Healthy\"} 1"] {
@@ -275,8 +276,43 @@ async fn a_topic_that_is_deleted_goes_and_the_cluster_is_seen() {
     world.kafka().topics.clear();
     let calls = world.pass(2).await;
     assert_eq!((deletes(&calls), stalled(&calls).0.as_str()), (1, "NoTopic"), "{:?}", short(&calls));
+    assert_eq!(events(&calls), [], "all was read");
     let waited = Duration::from_millis(300);
     assert!(look_age_after(&mut world, waited).await < waited.as_secs_f64());
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_gone_grows_no_older() {
+    let mut world = World::new("Enforce");
+    world.begin().await;
+    let is_shown = |world: &World| world.ctx.metrics.render().unwrap().contains("weir_turn_age_seconds{cluster=\"main\"}");
+    assert!(is_shown(&world));
+    // The cache of clusters has none.
+    world.ctx.keep_present();
+    assert!(!is_shown(&world));
+}
+
+#[tokio::test]
+async fn of_a_topic_that_is_deleted_it_is_told_once_what_was_not_read() {
+    let mut world = World::new("Enforce");
+    let mut policy = policy("Enforce");
+    policy.spec.topics.names.push("app_other".into());
+    world.scene.policies = vec![Arc::new(policy)];
+    let other = world.kafka().topics[TOPIC].clone();
+    world.kafka().topics.insert("app_other".into(), other);
+    world.begin().await;
+    world.log(0, 130);
+    world.pass(2).await;
+    let deleted = world.kafka().topics.remove(TOPIC).unwrap();
+    let calls = world.pass(5).await;
+    let (reason, message) = stalled(&calls);
+    assert!(reason == "TopicMissing" && message.contains(&format!("has no topic {TOPIC}")), "{reason}: {message}");
+    let told = |calls: &[Call]| events(calls).into_iter().filter(|(reason, _)| reason == "TopicDeleted").collect::<Vec<_>>();
+    let [(_, note)] = &told(&calls)[..] else { panic!("{:?}", events(&calls)) };
+    assert!(note.contains(&format!("at most: 30 for group {GROUP}")), "{note}");
+    world.kafka().topics.insert(TOPIC.into(), deleted);
+    assert_eq!(stalled(&world.pass(2).await).0, "Watching");
+    assert!(!world.memory.topics[TOPIC].told.gone, "it would be told again");
 }
 
 #[tokio::test]
