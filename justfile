@@ -183,7 +183,7 @@ check: install lint deny unit release-check alerts
 # What CI runs: what fits into its time.
 ci: check (e2e some)
 
-# Everything but what takes a machine of its own, in two hours where dependencies are compiled: the whole fault matrix, its tables for the book.
+# Everything but what takes a machine of its own, in some two hours: the whole fault matrix as well, and its tables for the book.
 full: check release (on-cluster "full-tests") fault-tables
 
 # Retention and admission at the size of a thousand topics: half an hour, on a machine with little else to do.
