@@ -31,12 +31,13 @@ use super::{
     job_template::{self, ANNOTATION_TEMPLATE},
     observed::{Claimed, Ledger, LedgerView, Observed, PlanFile, RunFile, Worker, WorkerState},
     phase::{Hold, Stage, is_over},
+    recovery::{another_recovery, spec_differs},
     schedule::{self, Attempts, Candidate, Order, Turn},
     wait::{Wait, Waiting},
     work::{Standing, Work, sentence},
 };
 
-type Step<T> = ControlFlow<Decision, T>;
+pub type Step<T> = ControlFlow<Decision, T>;
 use ControlFlow::{Break, Continue};
 
 pub fn decide(seen: &Observed, now: Timestamp) -> Decision {
@@ -88,7 +89,7 @@ fn steps(seen: &Observed, now: Timestamp) -> Step<Infallible> {
 
 /// Why everything that runs is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stop {
+pub enum Stop {
     Cancel,
     Deadline(Timestamp),
     Suspend,
@@ -160,7 +161,7 @@ fn known_ledger(seen: &Observed, stop: Option<Stop>) -> Step<&LedgerView> {
 
 /// What the store does not tell stays as it was shown. Workers can be told to stop without it, and of a run that is over
 /// nothing is awaited.
-fn stay(seen: &Observed, stop: Option<Stop>, wait: Wait, message: String) -> Decision {
+pub fn stay(seen: &Observed, stop: Option<Stop>, wait: Wait, message: String) -> Decision {
     let shown = seen.job.status.as_ref();
     let run = shown.and_then(|s| s.run.as_ref());
     let is_of_this_run = run.is_some_and(|run| run.generation == seen.generation());
@@ -187,42 +188,6 @@ fn draining(stop: Stop, left: usize) -> String {
 
 fn never_begun(seen: &Observed) -> bool {
     seen.pods_left == 0 && seen.workers.is_empty() && seen.job.status.as_ref().is_none_or(|s| s.run.is_none())
-}
-
-/// An object that was created again under the generation of another recovery neither ends nor takes over that one.
-fn another_recovery(seen: &Observed, view: &LedgerView, stop: Option<Stop>) -> Step<()> {
-    let shown = seen.job.status.as_ref().and_then(|s| s.run.as_ref());
-    let Ok(class) = authority::class(seen) else { return Continue(()) };
-    let Some(run) = &view.run else {
-        // Only what was read is shown: this is another store than it was, or somebody has emptied it.
-        let Some(shown) = shown.filter(|r| r.generation == view.run_id.generation) else { return Continue(()) };
-        let message = format!(
-            "run {} has begun, and its run.json is not below {}, where class {} has its artifacts: set the class's artifactStore back or \
-             restore the objects; if nothing of it was published, another run may begin here: raise spec.runGeneration",
-            shown.id, view.uri, class.name
-        );
-        return Break(stay(seen, stop, Wait::RunNotInStore, message));
-    };
-    if shown.is_some_and(|r| r.digest == digest_text(run.digest)) {
-        return Continue(());
-    }
-    match spec_differs(seen, view, run, &class) {
-        None => Continue(()),
-        Some(message) => Break(Decision::new(Stage::Unbegun, Hold::Nothing).wait(Wait::SpecDiffersFromRun, message)),
-    }
-}
-
-/// What to say when the spec resolves to another run than the one that lies in the store under its generation.
-fn spec_differs(seen: &Observed, view: &LedgerView, run: &RunFile, class: &Class<'_>) -> Option<String> {
-    let wanted = RunSpec::resolve(view.run_id.clone(), &seen.job.spec, class.name, &class.class.spec).to_bytes();
-    if seen.job.spec.run_generation < view.run_id.generation || run.bytes == wanted {
-        return None;
-    }
-    let fields = differences(&run.bytes, &wanted).join(", ");
-    let id = &view.run_id;
-    Some(format!(
-        "run {id} was begun with another content of: {fields}; set it back, or raise spec.runGeneration to run with the new content"
-    ))
 }
 
 /// After the outcome nothing runs, and nothing else is decided.
@@ -354,13 +319,6 @@ fn held(seen: &Observed, view: &LedgerView, now: Timestamp) -> Step<()> {
     let awaited = holds::awaited(seen, now).filter(|_| view.plan.is_none());
     let decision = |message| Decision::new(stage(seen, view), Hold::Nothing).wait(Wait::RetentionNotHeld, message).again(BUSY_INTERVAL);
     awaited.map_or(Continue(()), |message| Break(decision(message)))
-}
-
-/// The fields of a run file that differ, by name.
-fn differences(a: &[u8], b: &[u8]) -> Vec<String> {
-    let fields = |bytes: &[u8]| serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(bytes).unwrap_or_default();
-    let (a, b) = (fields(a), fields(b));
-    a.keys().chain(b.keys().filter(|k| !a.contains_key(*k))).filter(|k| a.get(*k) != b.get(*k)).cloned().collect()
 }
 
 /// `plan.json` is there; otherwise it is being made.

@@ -35,6 +35,7 @@ mod observed;
 mod partitions;
 mod phase;
 pub mod progress;
+mod recovery;
 mod schedule;
 mod status;
 mod wait;
