@@ -67,6 +67,13 @@ pub struct PlannedChunk {
     pub event_times: Option<Interval>,
 }
 
+impl PlannedChunk {
+    /// Whether it may have rows of a slice.
+    pub fn may_hold(&self, slice: &Slice) -> bool {
+        self.event_times.is_none_or(|times| times.overlaps(&slice.interval))
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PlannedSink {
@@ -153,7 +160,7 @@ impl Plan {
 
     /// The chunks that may hold rows of a slice: what must be extracted before it is assembled.
     pub fn covering<'a>(&'a self, slice: &'a Slice) -> impl Iterator<Item = &'a PlannedChunk> {
-        self.chunks.iter().filter(|c| c.event_times.is_none_or(|times| times.overlaps(&slice.interval)))
+        self.chunks.iter().filter(move |chunk| chunk.may_hold(slice))
     }
 
     pub fn to_bytes(&self) -> Vec<u8> {

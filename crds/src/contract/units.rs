@@ -149,12 +149,7 @@ pub fn state(plan: &Plan, unit: &Unit, done: &Done, ordering: Ordering) -> UnitS
             slices,
             |s| done.staged[s],
             |s| done.failed[s],
-            |s| {
-                plan.chunks
-                    .iter()
-                    .zip(&done.extracted)
-                    .all(|(c, done)| *done || c.event_times.is_some_and(|t| !t.overlaps(&plan.slices[s].interval)))
-            },
+            |s| plan.chunks.iter().zip(&done.extracted).all(|(chunk, done)| *done || !chunk.may_hold(&plan.slices[s])),
         ),
         (Items::Slices(slices), Verb::Plan | Verb::Extract | Verb::Publish | Verb::Verify) => {
             let published = |s: usize| done.published[s].iter().all(|b| *b);

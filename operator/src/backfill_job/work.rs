@@ -103,7 +103,7 @@ impl<'a> Work<'a> {
     fn fail_chunk(&mut self, chunk: usize, reason: Reason) {
         let planned = &self.plan.chunks[chunk];
         for (index, slice) in self.plan.slices.iter().enumerate() {
-            if !self.done.staged[index] && planned.event_times.is_none_or(|t| t.overlaps(&slice.interval)) {
+            if !self.done.staged[index] && planned.may_hold(slice) {
                 let message = format!("chunk {}: {}", planned.id, reason.message);
                 self.failed_slices.entry(index).or_insert(Reason { message, ..reason.clone() });
             }

@@ -86,9 +86,7 @@ fn events_by_slice(plan: &Plan) -> Vec<f64> {
     let mut events = vec![0.0; plan.slices.len()];
     let total = plan.chunks.iter().map(|chunk| chunk.bytes).sum::<u64>().max(1) as f64;
     for chunk in &plan.chunks {
-        let covered: Vec<usize> = (0..plan.slices.len())
-            .filter(|slice| chunk.event_times.is_none_or(|times| times.overlaps(&plan.slices[*slice].interval)))
-            .collect();
+        let covered: Vec<usize> = (0..plan.slices.len()).filter(|slice| chunk.may_hold(&plan.slices[*slice])).collect();
         let each = plan.estimates.events as f64 * chunk.bytes as f64 / total / covered.len().max(1) as f64;
         covered.into_iter().for_each(|slice| events[slice] += each);
     }
@@ -110,10 +108,7 @@ fn dependencies(plan: &Plan, all: &[Unit]) -> Vec<Vec<usize>> {
             }
             (Items::Slices(slices), Verb::Assemble) => {
                 assembled_by.extend(slices.iter().map(|slice| (*slice, index)));
-                let covers = |chunk: usize| {
-                    let times = plan.chunks[chunk].event_times;
-                    slices.iter().any(|slice| times.is_none_or(|times| times.overlaps(&plan.slices[*slice].interval)))
-                };
+                let covers = |chunk: usize| slices.iter().any(|slice| plan.chunks[chunk].may_hold(&plan.slices[*slice]));
                 extracted_by.iter().filter(|(chunk, _)| covers(**chunk)).map(|(_, unit)| *unit).collect()
             }
             (Items::Slices(slices), Verb::Plan | Verb::Extract | Verb::Publish | Verb::Verify) => {
