@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 use tokio::io::AsyncWriteExt as _;
 
-use crate::{Ledger, LedgerError, error::Cause, error::status};
+use crate::{Ledger, LedgerError, Versioned, error::Cause, error::status};
 
 /// A body that breaks off is asked for again so often; the SDK itself retries only up to the response's head.
 const BODY_ATTEMPTS_MAX: u32 = 4;
@@ -37,7 +37,7 @@ pub struct Listed {
 impl Ledger {
     /// The whole object; `None` if there is none.
     pub async fn get(&self, key: &str) -> Result<Option<Bytes>, LedgerError> {
-        self.fetch(key, None).await
+        Ok(self.fetch(key, None).await?.map(|found| found.bytes))
     }
 
     /// The whole object as JSON; `None` if there is none.
@@ -56,7 +56,7 @@ impl Ledger {
             return Ok(Bytes::new());
         }
         let header = format!("bytes={}-{}", range.start, range.end - 1);
-        let bytes = self.fetch(key, Some(header)).await?.ok_or_else(|| self.missing(key))?;
+        let bytes = self.fetch(key, Some(header)).await?.ok_or_else(|| self.missing(key))?.bytes;
         let (wanted, found) = (range.end - range.start, bytes.len() as u64);
         if wanted == found {
             Ok(bytes)
@@ -65,7 +65,8 @@ impl Ledger {
         }
     }
 
-    async fn fetch(&self, key: &str, range: Option<String>) -> Result<Option<Bytes>, LedgerError> {
+    /// An object or a part of it; `None` if there is none.
+    pub(crate) async fn fetch(&self, key: &str, range: Option<String>) -> Result<Option<Versioned>, LedgerError> {
         let mut attempt = 1;
         loop {
             let response = match self.client.get_object().bucket(&self.bucket).key(key).set_range(range.clone()).send().await {
@@ -74,8 +75,9 @@ impl Ledger {
                 Err(error) if error.as_service_error().is_some_and(|e| e.is_no_such_key()) => return Ok(None),
                 Err(error) => return Err(LedgerError::request("reading", &self.bucket, key, &error)),
             };
+            let etag = response.e_tag.unwrap_or_default();
             match whole(response.body, response.content_length).await {
-                Ok(body) => return Ok(Some(body)),
+                Ok(bytes) => return Ok(Some(Versioned { bytes, etag })),
                 Err(_) if attempt < BODY_ATTEMPTS_MAX => attempt += 1,
                 Err(error) => return Err(self.broken_off(key, &error)),
             }
@@ -172,7 +174,7 @@ impl Ledger {
         LedgerError::Missing { bucket: self.bucket.clone(), key: key.to_owned() }
     }
 
-    pub(crate) fn broken_off(&self, key: &str, error: &aws_sdk_s3::primitives::ByteStreamError) -> LedgerError {
+    fn broken_off(&self, key: &str, error: &aws_sdk_s3::primitives::ByteStreamError) -> LedgerError {
         LedgerError::Request {
             operation: "reading",
             bucket: self.bucket.clone(),

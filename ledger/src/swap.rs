@@ -9,15 +9,12 @@ use crate::{
     fault::{self, between},
 };
 
-/// A body that breaks off is asked for again so often.
-const BODY_ATTEMPTS_MAX: u32 = 4;
-
 /// An object as it was when it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Versioned {
     pub bytes: Bytes,
     /// What the store calls this content.
-    etag: String,
+    pub(crate) etag: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,20 +28,7 @@ pub enum Swap {
 impl Ledger {
     /// The object and its version; `None` if there is none.
     pub async fn get_versioned(&self, key: &str) -> Result<Option<Versioned>, LedgerError> {
-        let mut attempt = 1;
-        loop {
-            let response = match self.client.get_object().bucket(&self.bucket).key(key).send().await {
-                Ok(response) => response,
-                Err(error) if error.as_service_error().is_some_and(|e| e.is_no_such_key()) => return Ok(None),
-                Err(error) => return Err(LedgerError::request("reading", &self.bucket, key, &error)),
-            };
-            let etag = response.e_tag.unwrap_or_default();
-            match response.body.collect().await {
-                Ok(body) => return Ok(Some(Versioned { bytes: body.into_bytes(), etag })),
-                Err(_) if attempt < BODY_ATTEMPTS_MAX => attempt += 1,
-                Err(error) => return Err(self.broken_off(key, &error)),
-            }
-        }
+        self.fetch(key, None).await
     }
 
     /// Replaces the object if it is still as it was read; `None`: if there still is none. A lost answer is found out by

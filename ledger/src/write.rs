@@ -140,8 +140,8 @@ impl Ledger {
         }
     }
 
-    /// Begins an upload of unknown length. The object is there when [`Upload::finish`] returns and not before; an upload
-    /// that is given up leaves nothing that a reader would see.
+    /// Begins an upload of unknown length. The object is there when [`Upload::finish`] returns and not before; what is left of
+    /// one that never ends no reader sees, and the bucket's rule for incomplete uploads removes.
     pub async fn upload(&self, key: &str) -> Result<Upload, LedgerError> {
         let request = self.client.create_multipart_upload().bucket(&self.bucket).key(key);
         let created = between(fault::UPLOAD_BEGIN, request.send()).await;
@@ -204,14 +204,6 @@ impl Upload {
             Err(error) if status(&error) == Some(404) && self.ledger.head(&self.key).await?.is_some() => Ok(()),
             Err(error) => Err(LedgerError::request("completing the upload of", bucket, &self.key, &error)),
         }
-    }
-
-    /// Gives the upload up, so that its parts are not kept. A worker that dies here leaves them to the bucket's rule for
-    /// incomplete uploads.
-    pub async fn abort(self) -> Result<(), LedgerError> {
-        let Ledger { client, bucket } = &self.ledger;
-        let aborted = client.abort_multipart_upload().bucket(bucket).key(&self.key).upload_id(&self.id).send().await;
-        aborted.map(drop).map_err(|error| LedgerError::request("aborting the upload of", bucket, &self.key, &error))
     }
 
     async fn send(&mut self, bytes: Bytes) -> Result<(), LedgerError> {
