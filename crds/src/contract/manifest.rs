@@ -10,7 +10,7 @@ use super::{
     digest::{Chain, ContentDigest, RecordView, Sha256Digest},
     names::RunId,
 };
-use crate::window::SliceId;
+use crate::window::{Interval, SliceId};
 
 /// An object of the artifact store, with the digest that its reader checks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +121,9 @@ pub struct Extracted {
     pub selected: u64,
     /// Invalid rows that got as far as having an event time and type.
     pub invalid_by: Vec<SliceTypeCount>,
+    /// What the chunk's objects had for the job, by the event times that their rows may have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by_times: Vec<TimesCount>,
     /// How often each undeclared field was seen; the most frequent 100.
     pub unknown_fields: BTreeMap<String, u64>,
     /// The selected rows; absent where there are none. Its digest is that of its segments' digests in the file's order: it is
@@ -144,6 +147,19 @@ pub struct SliceTypeCount {
     pub slice: SliceId,
     pub event_type: String,
     pub rows: u64,
+}
+
+/// Rows of all objects whose rows may have the same event times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TimesCount {
+    /// `None`: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times: Option<Interval>,
+    /// Rows that are selected, or invalid and known to be of a slice.
+    pub placed: u64,
+    /// Invalid rows that have no event time, or no type: they may belong to any slice that overlaps `times`.
+    pub unplaced: u64,
 }
 
 /// Where a slice's rows lie in a chunk's data object: each segment is an Arrow IPC stream of its own.

@@ -182,7 +182,7 @@ async fn refresh(ledger: &Ledger, keys: &RunKeys, run: &RunFile, cache: &mut Run
     };
     let at = [Folder::Extracted, Folder::Staged, Folder::Published, Folder::Verified].map(|f| keys.folder(f));
     futures::try_join!(
-        folder(ledger, &at[0], extracted, chunks, run_id, hash, one, without_segments),
+        folder(ledger, &at[0], extracted, chunks, run_id, hash, one, without_places),
         folder(ledger, &at[1], staged, slices, run_id, hash, one, |s| s),
         folder(ledger, &at[2], published, slices * buckets, run_id, hash, two, |p| p),
         folder(ledger, &at[3], verified, slices, run_id, hash, one, |v| v),
@@ -190,11 +190,12 @@ async fn refresh(ledger: &Ledger, keys: &RunKeys, run: &RunFile, cache: &mut Run
     Ok(())
 }
 
-/// The operator adds up rows; where they lie is the worker's to know, and much of it.
-fn without_segments(mut extracted: Extracted) -> Extracted {
+/// The operator adds up rows; where they lie, and may lie, is the worker's to know, and much of it.
+fn without_places(mut extracted: Extracted) -> Extracted {
     for slice in &mut extracted.index {
         slice.segments = Vec::new();
     }
+    extracted.by_times = Vec::new();
     extracted
 }
 

@@ -99,7 +99,8 @@ impl Accounts {
     }
 
     /// That no more rows are invalid than the job allows: for each source and event type of the slice; and of the rows
-    /// that are too broken to tell, for each source, of all that its chunks had for the job.
+    /// that are too broken to tell, for each source, of all that its objects had for the job
+    /// which may have rows of the slice.
     pub fn check_limit(&self, rules: &Reconstruct, shares: &[ChunkShare]) -> Result<(), AssembleError> {
         let limit = match rules.on_invalid {
             OnInvalid::Fail => "0",

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::{StreamExt as _, TryStreamExt as _};
 use weir_crds::{
     contract::manifest::{Extracted, Segment},
-    window::SliceId,
+    window::Slice,
 };
 
 use super::error::AssembleError;
@@ -27,9 +27,10 @@ pub struct ChunkShare {
     pub selected: u64,
     /// Invalid rows of the slice, by event type.
     pub invalid: BTreeMap<String, u64>,
-    /// Rows of the chunk that are selected, or invalid and known to be of a slice, whichever that is.
+    /// Of the objects that may have rows of the slice: rows that are selected, or invalid and known to be of a slice, whichever
+    /// that is.
     pub placed: u64,
-    /// Invalid rows of the chunk that have no event time, or no type: they may belong to any slice it has rows of.
+    /// Of the same objects: invalid rows that have no event time, or no type, and so may be of this slice.
     pub unplaced: u64,
 }
 
@@ -47,9 +48,7 @@ impl Shares {
         let PlannedRun { run, plan, .. } = planned;
         let mut wanted: Vec<(usize, Vec<usize>)> = Vec::new();
         for (index, chunk) in plan.chunks.iter().enumerate() {
-            let covered =
-                slices.iter().copied().filter(|slice| chunk.event_times.is_none_or(|times| times.overlaps(&plan.slices[*slice].interval)));
-            let covered: Vec<usize> = covered.collect();
+            let covered: Vec<usize> = slices.iter().copied().filter(|slice| chunk.may_hold(&plan.slices[*slice])).collect();
             if !covered.is_empty() {
                 wanted.push((index, covered));
             }
@@ -68,7 +67,7 @@ impl Shares {
                 continue;
             };
             for slice in covered {
-                let share = ChunkShare::of(source, &manifest, &plan.slices[slice].id);
+                let share = ChunkShare::of(source, &manifest, &plan.slices[slice]);
                 shares.by_slice.entry(slice).or_default().push(share);
             }
         }
@@ -83,11 +82,11 @@ impl Shares {
 }
 
 impl ChunkShare {
-    fn of(source: u16, manifest: &Extracted, slice: &SliceId) -> Self {
-        let mine = manifest.index.iter().find(|entry| entry.slice == *slice);
-        let placed: u64 = manifest.invalid_by.iter().map(|count| count.rows).sum();
+    fn of(source: u16, manifest: &Extracted, slice: &Slice) -> Self {
+        let mine = manifest.index.iter().find(|entry| entry.slice == slice.id);
+        let may_be_here = || manifest.by_times.iter().filter(|count| count.times.is_none_or(|times| times.overlaps(&slice.interval)));
         let mut invalid = BTreeMap::new();
-        for count in manifest.invalid_by.iter().filter(|count| count.slice == *slice) {
+        for count in manifest.invalid_by.iter().filter(|count| count.slice == slice.id) {
             *invalid.entry(count.event_type.clone()).or_default() += count.rows;
         }
         Self {
@@ -97,8 +96,8 @@ impl ChunkShare {
             segments: mine.map(|entry| entry.segments.clone()).unwrap_or_default(),
             selected: mine.map_or(0, |entry| entry.rows),
             invalid,
-            placed: manifest.selected + placed,
-            unplaced: manifest.invalid.saturating_sub(placed + manifest.invalid_outside),
+            placed: may_be_here().map(|count| count.placed).sum(),
+            unplaced: may_be_here().map(|count| count.unplaced).sum(),
         }
     }
 }
@@ -107,20 +106,34 @@ impl ChunkShare {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
     use serde_json::json;
+    use weir_crds::window::Interval;
 
     use super::*;
 
     #[test]
-    fn what_is_known_to_lie_elsewhere_may_not_belong_to_the_slice() {
-        let slice = "20261103T060000Z";
+    fn a_broken_row_counts_for_the_slices_that_its_object_may_have_rows_of() {
+        let slice = |id: &str, start_us: i64| Slice {
+            id: serde_json::from_value(json!(id)).unwrap(),
+            interval: Interval { start_us, end_us: start_us + 10 },
+        };
+        let (first, second) = (slice("20261103T060000Z", 0), slice("20261103T061500Z", 10));
         let manifest: Extracted = serde_json::from_value(json!({
             "chunk": "logs-00001", "source": "logs", "bytesRead": 1, "read": 20, "expanded": 0, "filteredOut": 0,
-            "invalid": 6, "invalidOutside": 3, "outsideWindow": 0, "late": 0, "selected": 14,
-            "invalidBy": [{"slice": slice, "eventType": "click", "rows": 1}, {"slice": "20261103T061500Z", "eventType": "click", "rows": 1}],
+            "invalid": 6, "invalidOutside": 0, "outsideWindow": 0, "late": 0, "selected": 14,
+            "invalidBy": [{"slice": first.id, "eventType": "click", "rows": 1}, {"slice": second.id, "eventType": "click", "rows": 1}],
+            "byTimes": [
+                {"times": {"startUs": -5, "endUs": 10}, "placed": 9, "unplaced": 3},
+                {"times": {"startUs": 9, "endUs": 15}, "placed": 6, "unplaced": 0},
+                {"placed": 1, "unplaced": 1},
+            ],
             "unknownFields": {}, "index": [], "reasons": [],
         }))
         .unwrap();
-        let share = ChunkShare::of(0, &manifest, &manifest.invalid_by[0].slice);
-        assert_eq!((share.placed, share.unplaced, share.invalid), (16, 1, BTreeMap::from([("click".to_owned(), 1)])));
+        let counts = [first, second].map(|slice| {
+            let share = ChunkShare::of(0, &manifest, &slice);
+            (share.placed, share.unplaced, share.invalid)
+        });
+        let click = BTreeMap::from([("click".to_owned(), 1)]);
+        assert_eq!(counts, [(16, 4, click.clone()), (7, 1, click)]);
     }
 }

@@ -171,6 +171,7 @@ impl Extractor {
             late: counts.late,
             selected: counts.selected,
             invalid_by: counts.invalid_by(slice_id),
+            by_times: counts.by_times(&Slicing::new(&self.planned.run.spec.window)),
             unknown_fields: listed(unknown),
             data,
             index: index.collect(),

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use weir_crds::contract::manifest::{ReasonCount, SliceTypeCount};
-use weir_crds::window::SliceId;
+use weir_crds::contract::manifest::{ReasonCount, SliceTypeCount, TimesCount};
+use weir_crds::window::{Interval, SliceId, Slicing};
 
 use super::error::ExtractError;
 
@@ -39,6 +39,8 @@ pub struct Counts {
     pub reasons: HashMap<String, u64>,
     /// Invalid rows whose slice and event type are known, by index of the slice.
     pub invalid_by: HashMap<(usize, String), u64>,
+    /// Rows that have a slice and invalid rows that have none, by the event times that their object allows.
+    pub by_times: BTreeMap<Option<Interval>, (u64, u64)>,
 }
 
 impl Counts {
@@ -59,6 +61,21 @@ impl Counts {
         for (key, rows) in other.invalid_by {
             *self.invalid_by.entry(key).or_default() += rows;
         }
+        for (times, (placed, unplaced)) in other.by_times {
+            let sum = self.by_times.entry(times).or_default();
+            *sum = (sum.0 + placed, sum.1 + unplaced);
+        }
+    }
+
+    /// Says of all rows so far that they came from objects that allow these event times.
+    pub fn are_of(&mut self, times: Option<Interval>) {
+        self.by_times = [(times, self.places())].into();
+    }
+
+    /// Rows that have a slice, and invalid rows that have none.
+    fn places(&self) -> (u64, u64) {
+        let known: u64 = self.invalid_by.values().sum();
+        (self.selected + known, self.invalid - known - self.invalid_outside)
     }
 
     /// Counts rows set aside for one reason.
@@ -73,7 +90,8 @@ impl Counts {
         let into = self.read + self.expanded;
         let out = self.filtered_out + self.invalid + self.outside_window + self.late + self.selected;
         let set_aside: u64 = self.reasons.values().sum();
-        if into != out || set_aside != self.invalid + self.late {
+        let places = self.by_times.values().fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1));
+        if into != out || set_aside != self.invalid + self.late || places != self.places() {
             let sum = format!("read + expanded = {into}, but what became of it is {out} ({self:?})");
             return Err(ExtractError::Conservation { chunk: chunk.to_owned(), sum });
         }
@@ -94,6 +112,27 @@ impl Counts {
         reasons.sort_by(|a, b| b.rows.cmp(&a.rows).then_with(|| a.reason.cmp(&b.reason)));
         reasons.truncate(REASONS_LISTED_MAX);
         reasons
+    }
+
+    /// Rows by the event times that their objects allow; times that overlap the same slices are one.
+    pub fn by_times(&self, slicing: &Slicing) -> Vec<TimesCount> {
+        let mut counts: BTreeMap<Option<(usize, usize)>, TimesCount> = BTreeMap::new();
+        for (times, (placed, unplaced)) in &self.by_times {
+            let slices = match times {
+                Some(times) => {
+                    let mut overlapping = slicing.overlapping(*times);
+                    let Some(first) = overlapping.next() else { continue };
+                    Some((first, overlapping.last().unwrap_or(first)))
+                }
+                None => None,
+            };
+            let count = counts.entry(slices).or_insert(TimesCount { times: *times, placed: 0, unplaced: 0 });
+            (count.placed, count.unplaced) = (count.placed + placed, count.unplaced + unplaced);
+            if let (Some(all), Some(times)) = (&mut count.times, times) {
+                (all.start_us, all.end_us) = (all.start_us.min(times.start_us), all.end_us.max(times.end_us));
+            }
+        }
+        counts.into_values().collect()
     }
 
     /// Invalid rows by slice and event type, in the order of slices. `id` names a slice by its index.
@@ -118,12 +157,37 @@ mod tests {
         counts.late = 1;
         counts.count_reason("Late".into(), 1);
         counts.count_reason("InvalidJson".into(), 1);
+        counts.are_of(None);
         counts.check("c").unwrap();
         counts.selected += 1;
         assert!(matches!(counts.check("c"), Err(ExtractError::Conservation { .. })));
         counts.selected -= 1;
+        counts.by_times.clear();
+        assert!(matches!(counts.check("c"), Err(ExtractError::Conservation { .. })));
+        counts.are_of(None);
         counts.count_reason("InvalidJson".into(), 1);
         assert!(matches!(counts.check("c"), Err(ExtractError::Conservation { .. })));
+    }
+
+    #[test]
+    fn rows_are_counted_for_the_objects_that_they_came_from() {
+        let window =
+            serde_json::from_value(serde_json::json!({"start": "1970-01-01T01:00:00Z", "end": "1970-01-01T04:00:00Z", "slice": "1h"}));
+        let slicing = Slicing::new(&window.unwrap());
+        let minutes = |from: i64, to: i64| Some(Interval { start_us: from * 60_000_000, end_us: to * 60_000_000 });
+        let block = |selected, invalid, times| {
+            let mut counts = Counts { selected, invalid, invalid_outside: 1, ..Counts::default() };
+            counts.invalid_by.insert((0, "click".into()), 2);
+            counts.are_of(times);
+            counts
+        };
+        let mut counts = block(10, 3, minutes(50, 70));
+        counts.add(block(20, 4, minutes(100, 130)));
+        counts.add(block(5, 8, minutes(60, 80)));
+        counts.add(block(0, 3, None));
+        counts.add(block(0, 3, minutes(10, 60)));
+        let found: Vec<_> = counts.by_times(&slicing).into_iter().map(|of| (of.times, of.placed, of.unplaced)).collect();
+        assert_eq!(found, [(None, 2, 0), (minutes(50, 80), 19, 5), (minutes(100, 130), 22, 1)]);
     }
 
     #[test]

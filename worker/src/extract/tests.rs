@@ -314,6 +314,8 @@ fn counts_of_blocks_add_up() {
     }
     assert_eq!((total.read, total.selected, total.invalid, total.late), (20, 9, 4, 1));
     total.check("c").unwrap();
+    let by_times: Vec<_> = total.by_times.iter().map(|(times, count)| (times.is_some(), *count)).collect();
+    assert_eq!(by_times, [(false, (6, 1)), (true, (5, 1))]);
     assert_eq!(
         total.most_frequent_reasons().iter().map(|r| (r.reason.as_str(), r.rows)).collect::<Vec<_>>(),
         [("InvalidJson", 2), ("MissingEventId at event_id", 2), ("Late", 1),]

@@ -148,6 +148,7 @@ impl Worker {
                     continue;
                 }
             }
+            processed.counts.are_of(self.shared.allowed.get(batch.object() as usize).copied().flatten());
             // Faults were found step by step; readers want them as they lie in the object.
             processed.set_aside.sort_by_key(|row| (row.row, row.sub));
             if !emit(std::mem::take(&mut processed)) {

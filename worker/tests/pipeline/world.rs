@@ -13,7 +13,7 @@ use datafusion::arrow::{
     ipc::writer::StreamWriter,
 };
 use rdkafka::{
-    ClientConfig,
+    ClientConfig, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     producer::{FutureProducer, FutureRecord},
@@ -127,6 +127,16 @@ impl World {
         while admin.topic(&self.topic).await.unwrap().unwrap().partitions.len() < to {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
+    }
+
+    /// As retention does.
+    pub async fn delete_records(&self) {
+        let mut offsets = TopicPartitionList::new();
+        for partition in 0..PARTITIONS {
+            offsets.add_partition_offset(&self.topic, partition, Offset::End).unwrap();
+        }
+        let deleted = self.admin().delete_records(&offsets, &AdminOptions::new()).await.unwrap();
+        assert!(deleted.elements().iter().all(|partition| partition.error().is_ok()), "{deleted:?}");
     }
 
     /// As the topic's owner would.
@@ -272,6 +282,7 @@ async fn extracted(planned: &PlannedRun, rows: &[Range<u64>], user_shift: usize)
         late: 0,
         selected: total,
         invalid_by: Vec::new(),
+        by_times: Vec::new(),
         unknown_fields: Default::default(),
         data: Some(part),
         index,

@@ -333,6 +333,7 @@ impl World {
             late: 1,
             selected,
             invalid_by: vec![],
+            by_times: vec![],
             unknown_fields: BTreeMap::new(),
             data: None,
             index,
