@@ -5,6 +5,7 @@
 //! bucket alone could tell whether it is there. Then planning reads the ids of everything that is, and the plan pins them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use weir_crds::contract::manifest::PartRef;
 use weir_crds::contract::names::progress_topic;
@@ -27,13 +28,13 @@ type Progress = BTreeMap<String, BTreeMap<u32, BucketProgress>>;
 
 /// Takes every bucket over from the generations before, puts what they published, and names it in the plan.
 pub async fn settle(run: &Run, plan: &mut Plan) -> Result<(), PlanError> {
-    let all = generations::earlier(run).await?;
+    let all: Vec<_> = generations::earlier(run).await?.into_iter().map(Arc::new).collect();
     for index in 0..plan.sinks.len() {
         let sink = plan.sinks[index].clone();
         let mut earlier = Vec::new();
         for generation in &all {
             if generation.published_to(&sink)? {
-                earlier.push(generation);
+                earlier.push(Arc::clone(generation));
             }
         }
         if earlier.is_empty() {
@@ -43,7 +44,7 @@ pub async fn settle(run: &Run, plan: &mut Plan) -> Result<(), PlanError> {
         let progress = take_over(run, plan, index, &config).await?;
         earlier.retain(|generation| generation.places_otherwise(plan, &run.spec, &sink.name));
         if !earlier.is_empty() {
-            let SortedIds { file, ids, digest } = ids(run, plan, index, &config, &earlier, &progress).await?;
+            let SortedIds { file, ids, digest } = ids(run, plan, index, &config, earlier, &progress).await?;
             let bytes = ids * size_of::<ShortId>() as u64;
             let part = PartRef { key: run.keys.present(&sink.name, &digest.short()), digest, bytes, rows: ids };
             run.ledger.put_part_file(&part.key, file.path()).await?;
@@ -99,18 +100,19 @@ async fn ids(
     plan: &Plan,
     index: usize,
     config: &KafkaConfig,
-    earlier: &[&Earlier],
+    earlier: Vec<Arc<Earlier>>,
     progress: &Progress,
 ) -> Result<SortedIds, PlanError> {
     let mut ids = IdSorter::new(&run.scratch);
     for generation in earlier {
-        let mut ranges = Vec::new();
+        let mut done = Vec::new();
         for bucket in buckets(plan, index) {
             let last = progress.get(&bucket.id).and_then(|found| found.get(&generation.run.generation));
-            ranges.extend(generation.ranges(&run.ledger, &bucket.id, last, |_| true).await?);
+            done.extend(generation.done(&run.ledger, &bucket.id, last, |_| true).await?);
         }
-        let (config, topic, id) = (config.clone(), plan.sinks[index].topic.clone(), generation.run.to_string());
-        let read = tokio::task::spawn_blocking(move || read_ids(&config, &topic, &id, &ranges, |id| ids.push(id)).map(|()| ids));
+        let (run, config, topic) = (run.clone(), config.clone(), plan.sinks[index].topic.clone());
+        let read =
+            tokio::task::spawn_blocking(move || read_ids(&run, &config, &topic, &generation, &done, |id| ids.push(id)).map(|()| ids));
         ids = read.await.map_err(|_| PlanError::Thread)??;
     }
     let sorted = tokio::task::spawn_blocking(move || ids.finish()).await.map_err(|_| PlanError::Thread)?;

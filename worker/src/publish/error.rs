@@ -104,8 +104,8 @@ impl Explain for PublishError {
             Self::Target(error) => error.remedy(),
             Self::SinkRenamed { then, .. } => Some(format!("name the sink {then} again, and raise runGeneration")),
             Self::ReadPresent(RangeError::Gone { .. }) => Some(
-                "what an earlier generation published is deleted already, so nobody can tell what is missing: publish that with a job of \
-                 another name, whose window leaves out the slices that are published"
+                "what an earlier generation published is deleted already, from the topic and from the artifact store, so nobody can tell \
+                 what is missing: publish that with a job of another name, whose window leaves out the slices that are published"
                     .to_owned(),
             ),
             Self::Transaction { .. }

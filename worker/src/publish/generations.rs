@@ -3,18 +3,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Serialize, de::DeserializeOwned};
 use weir_crds::{
     backfill_job::{SliceOrder, Window},
     contract::{
         digest::Sha256Digest,
         keys::RunKeys,
-        manifest::{Manifest, Published, PublishedPartition},
+        manifest::{Manifest, PartRef, Published, PublishedPartition, Staged, StagedBucket},
         names::RunId,
         plan::{Plan, PlannedSink},
         progress::BucketProgress,
         run::RunSpec,
     },
-    window::Slice,
+    window::{Slice, SliceId},
 };
 use weir_kafka::range::Range;
 use weir_ledger::{Ledger, LedgerError};
@@ -33,6 +34,16 @@ pub struct Earlier {
     pub plan: Plan,
     keys: RunKeys,
     plan_hash: Sha256Digest,
+}
+
+/// What a generation published of one slice in one bucket.
+#[derive(Debug)]
+pub struct Done {
+    slice: SliceId,
+    bucket: String,
+    partitions: BTreeMap<i32, PublishedPartition>,
+    /// Where that is not all of it: the digest of the staged part, and how many of its rows were gone through.
+    in_part: Option<(String, u64)>,
 }
 
 /// All of them, the first one first.
@@ -100,36 +111,31 @@ impl Earlier {
             || found(&self.plan) != found(plan)
     }
 
-    /// Where the records lie that it published of a bucket's slices: for each partition one range, from the first to the
-    /// last. `progress` is its last progress of the bucket; nobody of it may be publishing any more.
-    pub async fn ranges(
+    /// What it published of a bucket's slices. `progress` is its last progress of the bucket; nobody of it may be publishing any more.
+    pub async fn done(
         &self,
         ledger: &Ledger,
         bucket: &str,
         progress: Option<&BucketProgress>,
         wanted: impl Fn(&Slice) -> bool,
-    ) -> Result<Vec<Range>, PublishError> {
+    ) -> Result<Vec<Done>, PublishError> {
         let last = progress.and_then(|progress| progress.at.as_ref());
         // Where slices go in order, one that progress has left behind has a manifest.
         let reached =
             last.and_then(|at| self.plan.slices.iter().position(|slice| slice.id == at.slice)).filter(|_| in_sequence(&self.spec));
         let left_behind: BTreeSet<_> = self.plan.slices[..reached.unwrap_or(0)].iter().map(|slice| &slice.id).collect();
-        let mut ranges = BTreeMap::new();
+        let mut done = Vec::new();
         for slice in self.plan.slices.iter().filter(|slice| wanted(slice)) {
-            let key = self.keys.published(&slice.id, bucket);
-            match ledger.get(&key).await.map_err(RunError::Store)? {
-                Some(bytes) => {
-                    let manifest = Manifest::<Published>::parse(&bytes, &self.run, self.plan_hash);
-                    extend(&mut ranges, &manifest.map_err(|source| RunError::Manifest { key, source })?.body.partitions);
-                }
+            let of = |partitions, in_part| Done { slice: slice.id.clone(), bucket: bucket.to_owned(), partitions, in_part };
+            match self.manifest::<Published>(ledger, &self.keys.published(&slice.id, bucket)).await? {
+                Some(manifest) => done.push(of(manifest.partitions, None)),
                 None if left_behind.contains(&slice.id) => {
                     return Err(PublishError::ManifestGone { slice: slice.id.to_string(), bucket: bucket.to_owned() });
                 }
                 // Its last slice may be published in part.
                 None => {
-                    if let Some(at) = last.filter(|at| at.slice == slice.id) {
-                        extend(&mut ranges, &at.partitions);
-                    }
+                    let at = last.filter(|at| at.slice == slice.id);
+                    done.extend(at.map(|at| of(at.partitions.clone(), Some((at.part.clone(), at.rows)))));
                 }
             }
         }
@@ -137,17 +143,51 @@ impl Earlier {
             let what = format!("there is no progress record of generation {}", self.run.generation);
             return Err(PublishError::ProgressLost { bucket: bucket.to_owned(), what });
         }
-        Ok(ranges.into_values().collect())
+        Ok(done)
+    }
+
+    /// What was staged of it: the part, and how many of its rows were gone through. `None`: nothing. An error where the artifact
+    /// store has not kept it.
+    pub async fn staged(&self, ledger: &Ledger, done: &Done) -> Result<Option<(PartRef, u64)>, PublishError> {
+        if done.partitions.is_empty() {
+            return Ok(None);
+        }
+        let key = self.keys.staged(&done.slice);
+        let manifest: Option<Staged> = self.manifest(ledger, &key).await?;
+        let Some(manifest) = manifest else { return Err(RunError::Missing { key }.into()) };
+        let staged = manifest.buckets.into_iter().find(|staged| staged.bucket == done.bucket);
+        match (staged, &done.in_part) {
+            (Some(StagedBucket { part, .. }), Some((then, rows))) if part.digest.to_string() == *then => Ok(Some((part, *rows))),
+            (Some(StagedBucket { part, .. }), Some((then, _))) => {
+                Err(PublishError::Part { key: part.key, what: format!("progress was made in the part {then}") })
+            }
+            (Some(StagedBucket { part, .. }), None) => {
+                let rows = part.rows;
+                Ok(Some((part, rows)))
+            }
+            (None, _) => {
+                Err(PublishError::Part { key, what: format!("it has no part of bucket {}, which has published some", done.bucket) })
+            }
+        }
+    }
+
+    async fn manifest<B: Serialize + DeserializeOwned>(&self, ledger: &Ledger, key: &str) -> Result<Option<B>, RunError> {
+        let Some(bytes) = ledger.get(key).await? else { return Ok(None) };
+        let manifest = Manifest::parse(&bytes, &self.run, self.plan_hash);
+        Ok(Some(manifest.map_err(|source| RunError::Manifest { key: key.to_owned(), source })?.body))
     }
 }
 
-fn extend(ranges: &mut BTreeMap<i32, Range>, partitions: &BTreeMap<i32, PublishedPartition>) {
-    for (partition, published) in partitions {
+/// Where the records lie: for each partition one range, from the first to the last.
+pub fn ranges(done: &[Done]) -> Vec<Range> {
+    let mut ranges = BTreeMap::new();
+    for (partition, published) in done.iter().flat_map(|done| &done.partitions) {
         let Some(offsets) = published.offsets else { continue };
         let range = ranges.entry(*partition).or_insert(Range { partition: *partition, first: offsets.first, end: offsets.last + 1 });
         range.first = range.first.min(offsets.first);
         range.end = range.end.max(offsets.last + 1);
     }
+    ranges.into_values().collect()
 }
 
 #[cfg(test)]

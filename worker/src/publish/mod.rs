@@ -8,6 +8,7 @@ pub mod error;
 pub mod generations;
 pub mod ids;
 pub mod pace;
+pub mod part;
 pub mod present;
 pub mod progress;
 pub mod slice;

@@ -1,6 +1,7 @@
 //! What earlier generations of the job have published: the event ids that are there already.
 //!
-//! Read from their recorded ranges, after their producers have been fenced, so it cannot grow any more. Where events have
+//! Read from their recorded ranges, after their producers have been fenced, so it cannot grow any more; what retention has taken
+//! from there already was published all the same, and is read as it was staged. Where events have
 //! the same places as they had, a slice of a bucket needs the ids of the same times and the same bucket only; where they
 //! have not, planning has read all ids there are, since an event may have been published by any bucket.
 
@@ -13,13 +14,15 @@ use weir_crds::{
 };
 use weir_kafka::{
     KafkaConfig,
-    range::{Isolation, Range, Reader},
+    range::{Isolation, Range, RangeError, Reader},
 };
+use weir_ledger::LedgerError;
 
 use super::{
     error::PublishError,
-    generations::{self, Earlier},
+    generations::{self, Done, Earlier},
     ids::{Ids, ShortId, short},
+    part::{self, Rows},
     progress::{Identity, Records},
 };
 use crate::{
@@ -60,17 +63,41 @@ async fn fetch(run: &Run, part: Option<&PartRef>) -> Result<Ids, PublishError> {
     }
 }
 
-/// Short ids of the records in `ranges` that a run published.
+/// Short ids of what an earlier generation published: as the topic has it or, once retention has taken some of it there, as it
+/// was staged. Of what was staged, that is there too which generations before it had published.
 pub fn read_ids(
+    run: &Run,
     config: &KafkaConfig,
     topic: &str,
-    run: &str,
+    earlier: &Earlier,
+    done: &[Done],
+    mut see: impl FnMut(ShortId) -> io::Result<()>,
+) -> Result<(), PublishError> {
+    match from_topic(config, topic, earlier, &generations::ranges(done), &mut see) {
+        Err(PublishError::ReadPresent(gone @ RangeError::Gone { .. })) => {
+            tracing::warn!(generation = earlier.run.generation, error = &gone as &dyn std::error::Error, "reading what was staged");
+            match done.iter().try_for_each(|done| from_part(run, earlier, done, &mut see)) {
+                Err(PublishError::Run(RunError::Missing { .. } | RunError::Store(LedgerError::Missing { .. }))) => {
+                    Err(PublishError::ReadPresent(gone))
+                }
+                read => read,
+            }
+        }
+        read => read,
+    }
+}
+
+fn from_topic(
+    config: &KafkaConfig,
+    topic: &str,
+    earlier: &Earlier,
     ranges: &[Range],
     mut see: impl FnMut(ShortId) -> io::Result<()>,
 ) -> Result<(), PublishError> {
     if ranges.is_empty() {
         return Ok(());
     }
+    let run = earlier.run.to_string();
     let reader = Reader::new(config, topic, Isolation::Committed).map_err(PublishError::ReadPresent)?;
     let read = reader.read(ranges, |record| {
         if record.header(headers::RUN) == Some(run.as_bytes())
@@ -85,6 +112,19 @@ pub fn read_ids(
         None => Ok(()),
         Some(error) => Err(RunError::Scratch(error).into()),
     }
+}
+
+fn from_part(run: &Run, earlier: &Earlier, done: &Done, mut see: impl FnMut(ShortId) -> io::Result<()>) -> Result<(), PublishError> {
+    let Some((part, gone_through)) = Handle::current().block_on(earlier.staged(&run.ledger, done))? else { return Ok(()) };
+    let content = part::fetch(run, &part)?;
+    let mut rows = Rows::open(&content, 0)?;
+    for row in 0..gone_through {
+        match rows.next(|record| see(short(record.event_id.as_bytes())))? {
+            Some(seen) => seen.map_err(RunError::Scratch)?,
+            None => return Err(PublishError::Part { key: part.key, what: format!("it has {row} rows and not {}", part.rows) }),
+        }
+    }
+    Ok(())
 }
 
 /// What a generation published whose plan is not in the artifact store cannot be told from what is missing.
@@ -127,11 +167,11 @@ impl Generations {
     /// The ids of what they published of the slices that overlap `times`, and of what was read by planning.
     pub fn present(&self, identity: &Identity, config: &KafkaConfig, times: Interval) -> Result<Present, PublishError> {
         let mut present = Present { ids: Vec::new(), planned: self.planned.clone() };
+        let run = &identity.planned.run;
         for (earlier, progress) in &self.alike {
-            let ledger = &identity.planned.run.ledger;
             let overlaps = |slice: &weir_crds::window::Slice| slice.interval.overlaps(&times);
-            let ranges = Handle::current().block_on(earlier.ranges(ledger, &identity.bucket.id, progress.as_ref(), overlaps))?;
-            read_ids(config, &identity.sink.topic, &earlier.run.to_string(), &ranges, |id| {
+            let done = Handle::current().block_on(earlier.done(&run.ledger, &identity.bucket.id, progress.as_ref(), overlaps))?;
+            read_ids(run, config, &identity.sink.topic, earlier, &done, |id| {
                 present.ids.push(id);
                 Ok(())
             })?;

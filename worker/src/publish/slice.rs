@@ -1,13 +1,11 @@
 //! One slice of one bucket: its staged part in transactions, from where the progress is.
 
-use std::{collections::BTreeMap, io, time::Instant};
+use std::{collections::BTreeMap, time::Instant};
 
-use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use weir_crds::{
     backfill_job::RecordTimestamps,
     contract::{
-        digest::ContentDigest,
         manifest::{OffsetRange, PublishedPartition, RecordsDigest, StagedBucket, to_bytes},
         progress::{BucketProgress, SliceProgress},
     },
@@ -21,20 +19,13 @@ use weir_kafka::{
 use super::{
     error::PublishError,
     pace::Pace,
+    part::{self, Rows},
     present::Present,
     progress::Identity,
     start::{Started, failed},
 };
-use crate::{
-    headers,
-    progress::Counters,
-    run::RunError,
-    scratch::ScratchFile,
-    staged::{Content, MEMORY_BYTES_MAX, PartReader, StagedBatch, StagedRecord},
-};
+use crate::{headers, progress::Counters, run::RunError, staged::StagedRecord};
 
-/// A part is read for its digest in pieces of this size.
-const DIGEST_BUFFER_BYTES: usize = 256 * 1024;
 /// Transactions that are aborted one after the other; then the producer is not trusted any more either.
 const ABORTS_MAX: u32 = 3;
 
@@ -51,18 +42,12 @@ pub struct SliceJob<'a> {
     pub stop: &'a CancellationToken,
 }
 
-/// The rows of a part from some row on.
-struct Rows {
-    reader: PartReader,
-    batch: Option<(StagedBatch, usize)>,
-}
-
 impl SliceJob<'_> {
     /// Publishes what is missing of the slice, and leaves `started.own` at its end.
     pub fn run(&self, started: &mut Started, pace: &mut Pace) -> Result<(), PublishError> {
         let mut at = self.resume(&started.own)?;
         if at.rows < self.staged.part.rows {
-            let part = self.fetch()?;
+            let part = part::fetch(&self.identity.planned.run, &self.staged.part)?;
             let mut rows = Rows::open(&part, at.rows)?;
             let mut aborted = 0;
             while at.rows < self.staged.part.rows {
@@ -107,24 +92,6 @@ impl SliceJob<'_> {
 
     fn part_error(&self, what: String) -> PublishError {
         PublishError::Part { key: self.staged.part.key.clone(), what }
-    }
-
-    /// The staged part, which is what its manifest says: in memory if it is small, as it was when it was written.
-    fn fetch(&self) -> Result<Content, PublishError> {
-        let (run, part, runtime) = (&self.identity.planned.run, &self.staged.part, Handle::current());
-        let (content, found) = if part.bytes <= MEMORY_BYTES_MAX as u64 {
-            let bytes = runtime.block_on(run.ledger.get(&part.key)).map_err(RunError::Store)?;
-            let bytes = bytes.ok_or_else(|| RunError::Missing { key: part.key.clone() })?;
-            let found = part.digest.of_same_kind(&bytes);
-            (Content::Memory(bytes), found)
-        } else {
-            let mut file = run.scratch.file().map_err(RunError::Scratch)?;
-            file.reserve(part.bytes).map_err(RunError::Scratch)?;
-            runtime.block_on(run.ledger.download(&part.key, file.path())).map_err(RunError::Store)?;
-            let found = digest_of(&file, &part.digest).map_err(RunError::Scratch)?;
-            (Content::File(file), found)
-        };
-        if found == part.digest { Ok(content) } else { Err(self.part_error(format!("its digest is {found} and not {}", part.digest))) }
     }
 
     /// One transaction: records until it is full, then the progress that they make.
@@ -212,40 +179,4 @@ impl SliceJob<'_> {
 
 fn is_to_be_aborted(error: &PublishError) -> bool {
     matches!(error, PublishError::Transaction { source, .. } if source.consequence() == Consequence::AbortAndRewind)
-}
-
-fn digest_of(file: &ScratchFile, like: &ContentDigest) -> io::Result<ContentDigest> {
-    let (mut file, mut digest, mut buffer) = (file.reopen()?, like.hasher(), vec![0; DIGEST_BUFFER_BYTES]);
-    loop {
-        match io::Read::read(&mut file, &mut buffer)? {
-            0 => return Ok(digest.finish()),
-            read => digest.update(&buffer[..read]),
-        }
-    }
-}
-
-impl Rows {
-    fn open(part: &Content, skip: u64) -> Result<Self, PublishError> {
-        let reader = match part {
-            Content::Memory(bytes) => PartReader::open(bytes.clone(), skip)?,
-            Content::File(file) => PartReader::open(file.reopen().map_err(RunError::Scratch)?, skip)?,
-        };
-        Ok(Self { reader, batch: None })
-    }
-
-    /// Gives the next record to `take`; `None` at the end of the part.
-    fn next<T>(&mut self, take: impl FnOnce(&StagedRecord<'_>) -> T) -> Result<Option<T>, PublishError> {
-        loop {
-            if let Some((batch, next)) = &mut self.batch
-                && let Some(record) = batch.record(*next)
-            {
-                *next += 1;
-                return Ok(Some(take(&record)));
-            }
-            match self.reader.next().transpose()? {
-                Some(batch) => self.batch = Some((batch, 0)),
-                None => return Ok(None),
-            }
-        }
-    }
 }
