@@ -105,7 +105,7 @@ impl BucketPublisher {
 
     /// From taking the bucket over to the end of its slices. `transactions` is left at the number of committed ones.
     fn attempt(&self, holder: &mut Holder, transactions: &mut u64, pace: &mut Pace) -> Result<(), PublishError> {
-        let mut started = start::start(&self.identity, &self.config, &self.shared.admin, holder)?;
+        let mut started = start::start(&self.identity, &self.config, &self.shared.admin, holder, &self.slices)?;
         let generations = Generations::read(&self.identity, &mut started.records, &self.shared.planned_ids)?;
         *transactions = (*transactions).max(started.own.transactions);
         let result = self.slices(&mut started, &generations, pace);

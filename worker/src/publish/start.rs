@@ -2,21 +2,19 @@
 //! committed progress up to there, then check, then go on. The first half of it is [`weir_kafka::takeover`]'s.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use weir_crds::contract::{
-    keys::Folder,
     manifest::to_bytes,
     names::{RunId, progress_topic, transactional_id},
     plan::{Bucket, PlannedSink},
     progress::BucketProgress,
     result::OutcomeRecord,
 };
-use weir_crds::window::Slice;
 use weir_kafka::{
     Admin, Holder, KafkaConfig, TopicDescription,
     transaction::{ProgressRecord, Session, Target},
@@ -28,7 +26,7 @@ use super::{
     progress::{Identity, Records},
 };
 use crate::{
-    run::RunError,
+    run::{PlannedRun, RunError},
     target::{self, TargetError},
 };
 
@@ -53,8 +51,14 @@ pub struct Started {
     pub progress_topic: String,
 }
 
-/// Takes the bucket over from whoever had it.
-pub fn start(identity: &Identity, config: &KafkaConfig, admin: &Admin, holder: &mut Holder) -> Result<Started, PublishError> {
+/// Takes the bucket over from whoever had it, to publish `slices`.
+pub fn start(
+    identity: &Identity,
+    config: &KafkaConfig,
+    admin: &Admin,
+    holder: &mut Holder,
+    slices: &[usize],
+) -> Result<Started, PublishError> {
     let since = Instant::now();
     let progress_topic = progress_topic(&identity.planned.run.context.run.namespace);
     // Before anything is written anywhere, and again once nobody else can be writing.
@@ -69,7 +73,9 @@ pub fn start(identity: &Identity, config: &KafkaConfig, admin: &Admin, holder: &
     let records = identity.sort_out(&found)?;
     require_open(identity)?;
     Handle::current().block_on(target::check(admin, &identity.sink))?;
-    require_suitable(identity, admin, &progress_topic, &progress)?;
+    if let Some(oldest_us) = oldest_left(identity, slices, records.own.as_ref())? {
+        require_suitable(identity, admin, (&progress_topic, &progress), oldest_us)?;
+    }
     let own = match &records.own {
         Some(own) => own.clone(),
         // Without a record, a marker says that there was one.
@@ -130,22 +136,28 @@ fn require_topic(identity: &Identity, admin: &Admin, topic: &str) -> Result<Topi
     found.ok_or_else(|| PublishError::ProgressLost { bucket: identity.bucket.id.clone(), what })
 }
 
-/// When the first slice begins of those that the bucket still has to publish.
-fn oldest_left(identity: &Identity) -> Result<Option<i64>, PublishError> {
-    let run = &identity.planned.run;
-    let listed = Handle::current().block_on(run.ledger.list(&run.keys.folder(Folder::Published), None)).map_err(RunError::Store)?;
-    let published: BTreeSet<String> = listed.into_iter().map(|object| object.key).collect();
-    let is_left = |slice: &&Slice| !published.contains(&run.keys.published(&slice.id, &identity.bucket.id));
-    Ok(identity.planned.plan.slices.iter().filter(is_left).map(|slice| slice.interval.start_us).min())
+/// When the first slice begins of those that are still to be published: of `slices`, or left in the middle.
+fn oldest_left(identity: &Identity, slices: &[usize], own: Option<&BucketProgress>) -> Result<Option<i64>, PublishError> {
+    let PlannedRun { run, plan, .. } = &identity.planned;
+    let last = own.and_then(|own| own.at.as_ref());
+    let in_the_middle = plan.slices.iter().filter(|slice| last.is_some_and(|at| at.slice == slice.id));
+    let mut candidates: Vec<_> = slices.iter().filter_map(|slice| plan.slices.get(*slice)).chain(in_the_middle).collect();
+    candidates.sort_by_key(|slice| slice.interval.start_us);
+    for slice in candidates {
+        let published = run.keys.published(&slice.id, &identity.bucket.id);
+        if Handle::current().block_on(run.ledger.head(&published)).map_err(RunError::Store)?.is_none() {
+            return Ok(Some(slice.interval.start_us));
+        }
+    }
+    Ok(None)
 }
 
-/// The target still takes and keeps what is left to publish.
-fn require_suitable(identity: &Identity, admin: &Admin, topic: &str, progress: &TopicDescription) -> Result<(), PublishError> {
-    let Some(oldest_us) = oldest_left(identity)? else { return Ok(()) };
+/// The target still takes and keeps events from then on.
+fn require_suitable(identity: &Identity, admin: &Admin, progress: (&str, &TopicDescription), oldest_us: i64) -> Result<(), PublishError> {
     let spec = &identity.planned.run.spec;
     let deadline = Instant::now() + PUT_BACK_WITHIN;
     loop {
-        match Handle::current().block_on(target::check_settings(admin, spec, &identity.sink, (topic, progress), oldest_us)) {
+        match Handle::current().block_on(target::check_settings(admin, spec, &identity.sink, progress, oldest_us)) {
             Err(TargetError::Unsuitable { .. }) if Instant::now() < deadline => std::thread::sleep(LOOK_INTERVAL),
             result => return Ok(result?),
         }

@@ -7,8 +7,9 @@ use rdkafka::{
     ClientConfig,
     producer::{FutureProducer, FutureRecord},
 };
+use tokio_util::sync::CancellationToken;
 use weir_crds::{
-    contract::{plan::PlannedSink, result::FailureCode},
+    contract::{plan::PlannedSink, result::FailureCode, units::Verb},
     window::Slicing,
 };
 use weir_kafka::admin::ConfigChange;
@@ -19,7 +20,10 @@ use weir_worker::{
     termination::Explain as _,
 };
 
-use crate::world::{PARTITIONS, World};
+use crate::{
+    must, rows, run,
+    world::{PARTITIONS, World},
+};
 
 fn shape() -> ResultShape {
     let fields = vec![
@@ -120,4 +124,19 @@ async fn a_topic_without_room_for_the_events_is_refused() {
     let error = targets::require_room(&run, &sinks, &samples).await.unwrap_err();
     assert_eq!((error.code(), error.field().as_deref()), (FailureCode::TargetUnsuitable, Some("spec.sinks[0].kafka.topic")), "{error}");
     assert!(error.to_string().contains("retention.bytes is 999999"), "{error}");
+}
+
+/// What retention does to slices that are published is no longer the publisher's concern.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker and a store"]
+async fn only_what_is_left_to_publish_must_be_kept() {
+    let world = World::new("kept").await;
+    let first = world.planned(1, &rows()).await;
+    must(&first, &[Verb::Assemble, Verb::Publish]).await;
+    world.set("retention.ms", ConfigChange::Set("3600000".to_owned())).await;
+    must(&first, &[Verb::Publish]).await;
+    let second = world.planned(2, &rows()).await;
+    must(&second, &[Verb::Assemble]).await;
+    let codes = run(&second, Verb::Publish, &CancellationToken::new()).await;
+    assert!(codes.iter().all(|code| *code == FailureCode::TargetUnsuitable) && !codes.is_empty(), "{codes:?}");
 }
