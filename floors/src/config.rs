@@ -50,6 +50,11 @@ pub type TopicConfig = BTreeMap<String, Setting>;
 /// What a topic sets itself, by key.
 pub type Overrides = BTreeMap<String, String>;
 
+/// What a topic sets a key to itself.
+pub fn own<'a>(config: &'a TopicConfig, key: &str) -> Option<&'a str> {
+    config.get(key).filter(|setting| setting.source == Source::Topic).map(|setting| setting.value.as_str())
+}
+
 /// The keys that decide how long records are kept, as they are in effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keys {

@@ -16,7 +16,10 @@ use weir_crds::{
     contract::result::error_chain,
     kafka_cluster::AuditAnchor,
 };
-use weir_floors::wanted::{Cause, Change};
+use weir_floors::{
+    config::own,
+    wanted::{Cause, Change},
+};
 
 use super::{
     Retention, Scene,
@@ -194,13 +197,11 @@ enum Stands {
 }
 
 fn stands(seen: &Seen, changed: &Changed) -> Option<Stands> {
-    use weir_floors::config::Source;
     if seen.observed.topic_id != changed.topic_id {
         return Some(Stands::Elsewhere);
     }
     let config = seen.observed.config.as_ref().filter(|_| seen.observed.config_is_fresh)?;
-    let own = |key: &str| config.get(key).filter(|s| s.source == Source::Topic).map(|s| s.value.as_str());
-    let all = |is: fn(&KeyChanged) -> Option<&str>| changed.keys.iter().all(|k| own(&k.key) == is(k));
+    let all = |is: fn(&KeyChanged) -> Option<&str>| changed.keys.iter().all(|k| own(config, &k.key) == is(k));
     Some(if all(|k| k.to.as_deref()) {
         Stands::After
     } else if all(|k| k.from.as_deref()) {

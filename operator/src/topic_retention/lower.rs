@@ -111,7 +111,7 @@ fn done(
         ctx.metrics.topics.changed(change.cause, result);
         tracing::info!(topic = changed.topic, ?change, failure, "retention is lowered");
         if failure.is_none() {
-            topic.history.applied(change, now.as_millisecond());
+            topic.applied(change, now.as_millisecond());
             outcomes.push(outcome(changed, Became::Done, ""));
         }
         turned.tried = Some(Tried { change: change.clone(), before: turned.assessment.clone(), failure });

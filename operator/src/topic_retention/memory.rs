@@ -5,7 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::task::JoinSet;
 use weir_crds::{TopicFloor, topic_retention_policy::TopicRetentionPolicyStatus};
-use weir_floors::{History, assess::WantedRead, config::TopicConfig, history::LOOK_BACK_DEFAULT_MS, status::Shown};
+use weir_floors::{
+    History,
+    assess::WantedRead,
+    config::{TopicConfig, own},
+    history::LOOK_BACK_DEFAULT_MS,
+    status::Shown,
+    wanted::Change,
+};
 use weir_kafka::AdminError;
 
 use super::{
@@ -19,6 +26,8 @@ use super::{
 /// A configuration that cannot be read stays what it was for so long: a broker that restarts is no reason to say that
 /// nothing is known.
 const CONFIG_STALE_MS: i64 = 60_000;
+/// A broker that is behind may show a configuration from before weir's change, in the turn after it: shorter than two turns.
+const SHOWN_WITHIN_MS: i64 = 9_000;
 
 #[derive(Default)]
 pub struct Memory {
@@ -40,6 +49,8 @@ pub struct Memory {
 pub struct TopicMemory {
     pub history: History,
     config: Option<(i64, TopicConfig)>,
+    /// What was changed, until brokers show it.
+    changed: Option<(i64, Change)>,
     /// Records whose times the next look should read.
     pub reads: Vec<WantedRead>,
     /// Whether there is a `TopicFloor`.
@@ -66,6 +77,7 @@ impl TopicMemory {
         Self {
             history,
             config: None,
+            changed: None,
             reads: Vec::new(),
             exists: floor.is_some(),
             shown: None,
@@ -80,6 +92,23 @@ impl TopicMemory {
     pub fn take_up(&mut self, earlier: History) {
         self.told.take_up(&earlier);
         self.history.take_up(earlier);
+    }
+
+    /// weir has changed it.
+    pub fn applied(&mut self, change: &Change, now_ms: i64) {
+        self.history.applied(change, now_ms);
+        self.changed = Some((now_ms, change.clone()));
+    }
+
+    /// Whether a broker shows what was before weir's last change, and has only not got to know of it yet. Where somebody set it
+    /// back at once to just that, the turn after sees it.
+    pub fn is_from_before(&mut self, config: &TopicConfig, now_ms: i64) -> bool {
+        let is_before = |(at_ms, change): &(i64, Change)| {
+            let is_recent = (0..=SHOWN_WITHIN_MS).contains(&(now_ms - at_ms));
+            is_recent && change.keys.iter().all(|key| own(config, key.key) == key.from.as_deref())
+        };
+        self.changed = self.changed.take().filter(is_before);
+        self.changed.is_some()
     }
 
     /// The configuration to go by; `None`: it has not been known for too long.
@@ -139,4 +168,36 @@ pub fn retain(topics: &mut BTreeMap<String, TopicMemory>, present: impl Fn(&str)
         (topic.exists, topic.shown) = (false, None);
         now_ms - *topic.absent_since_ms.get_or_insert(now_ms) < LOOK_BACK_DEFAULT_MS
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_floors::{
+        config::{RETENTION_MS, Setting, Source},
+        wanted::{Cause, KeyChange},
+    };
+
+    use super::*;
+
+    #[test]
+    fn what_a_broker_shows_from_before_a_change_is_not_believed_for_a_while_and_once_it_shows_the_change_everything_is() {
+        let config = |value: &str| {
+            let setting = Setting { value: value.to_owned(), source: Source::Topic, inherited: None };
+            TopicConfig::from([(RETENTION_MS.to_owned(), setting)])
+        };
+        let keys = vec![KeyChange { key: RETENTION_MS, from: Some("1".to_owned()), to: Some("2".to_owned()) }];
+        let change = Change { cause: Cause::Restore, keys };
+        let mut topic = TopicMemory::begin("first", None);
+        let mut believed = |changed: bool, value: &str, now_ms: i64| {
+            if changed {
+                topic.applied(&change, 0);
+            }
+            !topic.is_from_before(&config(value), now_ms)
+        };
+        assert!(believed(false, "1", 0));
+        assert_eq!([believed(true, "1", 5_000), believed(false, "1", 10_000)], [false, true]);
+        assert_eq!([believed(true, "2", 1_000), believed(false, "1", 2_000)], [true, true]);
+        assert!(believed(true, "3", 1_000), "somebody else's");
+        assert!(believed(true, "1", -1), "the clock was put back");
+    }
 }

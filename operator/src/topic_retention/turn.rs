@@ -171,9 +171,9 @@ async fn observe<K: Kafka>(kafka: &K, scene: &Scene, memory: &mut Memory, now_ms
     let mut seen = BTreeMap::new();
     for (name, topic) in &governance.topics {
         let begin = || TopicMemory::begin(&topic.description.id, floors.get(name.as_str()).copied());
-        let found = configs.remove(name);
-        let is_fresh = found.is_some();
         let memory = remembered.entry(name.clone()).or_insert_with(begin);
+        let found = configs.remove(name).filter(|config| !memory.is_from_before(config, now_ms));
+        let is_fresh = found.is_some();
         memory.history.acknowledge(&acknowledged(floors.get(name.as_str()).copied()));
         let (config, expected) = (memory.config(found, now_ms), memory.history.expected_groups());
         let observed = observe::observed(name, topic, config, is_fresh, &expected, lags, max_used_percent);
@@ -236,7 +236,7 @@ async fn raise<K: Kafka, S: Objects>(
         let before = turned.assessment.clone();
         if failure.is_none() {
             // If this process dies here, the next leader finds the raise in what was noted, and the topic as it should be.
-            remembered.history.applied(&change, now_ms);
+            remembered.applied(&change, now_ms);
             if change.cause == Cause::Restore {
                 remembered.fight.raised(now_ms);
             }

@@ -267,8 +267,8 @@ async fn of_raises_that_wait_for_the_log_the_next_leader_forgets_none() {
     world.begin().await;
     // What is about to be raised can be noted; entries cannot be written.
     world.store.as_ref().unwrap().trouble(Some(Trouble::AwayAt("0000000")));
-    for _ in 0..2 {
-        world.set("retention.ms", HOUR);
+    for lowered in [HOUR, "7200000"] {
+        world.set("retention.ms", lowered);
         world.turn().await;
     }
     assert_eq!(world.altered().len(), 2);

@@ -86,6 +86,26 @@ async fn what_is_lowered_is_back_at_the_floor_in_the_next_turn() {
 }
 
 #[tokio::test]
+async fn a_broker_that_does_not_show_a_raise_yet_is_no_reason_for_another() {
+    let mut world = World::new("Enforce");
+    world.begin().await;
+    world.set("retention.ms", HOUR);
+    world.turn().await;
+    assert_eq!(world.altered(), restored());
+    world.set("retention.ms", HOUR);
+    let calls = world.turn().await;
+    assert_eq!((world.altered(), events(&calls)), (vec![], vec![]));
+    // Another turn, and it must be somebody who has set it back.
+    world.turn().await;
+    assert_eq!(world.altered(), restored());
+    // Once it was shown, whatever comes is somebody's.
+    world.turn().await;
+    world.set("retention.ms", HOUR);
+    world.turn().await;
+    assert_eq!(world.altered(), restored());
+}
+
+#[tokio::test]
 async fn audit_records_warn_warns_and_neither_changes_anything() {
     for (mode, told) in [("Audit", vec![]), ("Warn", vec!["BelowFloor"])] {
         let mut world = World::new(mode);
