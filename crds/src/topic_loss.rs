@@ -130,6 +130,9 @@ pub enum LossCause {
 pub struct MissedRange {
     #[schemars(length(max = 255))]
     pub group: String,
+    /// Offsets in the range that are not of it: where a topic has very many ranges, several of a group and partition are shown as one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub between: i64,
     #[serde(flatten)]
     pub range: DeletedRange,
 }
@@ -160,8 +163,8 @@ pub struct HoldStatus {
     pub until: Time,
 }
 
-const fn is_zero(count: &u32) -> bool {
-    *count == 0
+fn is_zero<N: Default + PartialEq>(count: &N) -> bool {
+    *count == N::default()
 }
 
 const fn is_false(flag: &bool) -> bool {

@@ -11,7 +11,7 @@ use crate::{
     groups::{GroupRecord, Standing, worst},
     history::History,
     lag::{self, Behind, Effective, LagUnknown, Limit, RetentionUnknown, TimeLeft},
-    losses::Loss,
+    losses::{Loss, is_outrun},
     observed::{Log, Observed},
     peaks::Peak,
     policy::{Hold, Policy, Rules, round_up_ms},
@@ -238,11 +238,12 @@ impl History {
             self.witness(seen, short.is_some() || size_lowered.is_some());
         }
         let is_blind = size_lowered.is_some();
-        let below_floor = short.is_some() || is_blind;
+        if round.keys.is_some() {
+            self.may_go_on = short.is_some() || is_blind || is_outrun(it, &floor);
+        }
         it.findings = self.findings(it, round, &floor, short.map(|to| (to, enforced)), size_lowered, rules);
         let counts = |gap: &Gap| it.groups.get(&gap.group).is_none_or(|g| g.standing.counts());
-        let may_go_on = below_floor || floor.capped_from.is_some();
-        it.losses = self.losses(counts, may_go_on, now_ms);
+        it.losses = self.losses(counts, now_ms);
         if let (Some(config), Some(keys)) = (&seen.config, &round.keys) {
             it.wanted = self.wanted(&Situation {
                 config,

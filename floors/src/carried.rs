@@ -84,7 +84,11 @@ pub(crate) fn losses(it: &Assessment) -> Vec<LossStatus> {
         // An incident of which nothing is shown would be taken for another one by the next process.
         let shown = gaps.len().min(room.max(1));
         room = room.saturating_sub(shown);
-        let missed = |g: &Gap| MissedRange { group: g.group.clone(), range: range(g.partition, (g.from, g.to), g.first_ms, g.last_ms) };
+        let missed = |g: &Gap| MissedRange {
+            group: g.group.clone(),
+            between: g.between,
+            range: range(g.partition, (g.from, g.to), g.first_ms, g.last_ms),
+        };
         LossStatus {
             id: incident.id.clone(),
             topic_id: incident.topic_id.clone(),
@@ -202,6 +206,8 @@ fn gap(loss: &LossStatus, missed: &MissedRange) -> Gap {
         last_ms: missed.range.last_at_interpolated.as_ref().map(ms),
         cause: incident.cause,
         found_ms: incident.found_ms,
+        grown_ms: incident.grown_ms,
+        between: missed.between,
         incident: incident.id,
     }
 }

@@ -45,8 +45,9 @@ impl Gap {
             GapCause::TopicDeleted => "were deleted with the topic before it read them",
             GapCause::Skipped => "were skipped: the broker had forgotten its offset, and it came back beyond them",
         };
+        let between = if self.between > 0 { format!(" but for {} in between", self.between) } else { String::new() };
         format!(
-            "offsets {} to {} of partition {}, at most {} records that arrived between {} and {}, {why} (group {})",
+            "offsets {} to {} of partition {}{between}, at most {} records that arrived between {} and {}, {why} (group {})",
             self.from,
             self.to - 1,
             self.partition,

@@ -28,6 +28,12 @@ pub struct Gap {
     pub last_ms: Option<i64>,
     pub cause: GapCause,
     pub found_ms: i64,
+    /// When it last grew.
+    #[serde(default)]
+    pub grown_ms: i64,
+    /// Offsets in it that are not of it: several gaps became one.
+    #[serde(default)]
+    pub between: i64,
     /// The id of what it belongs to.
     pub incident: String,
 }
@@ -44,7 +50,7 @@ pub enum GapCause {
 
 impl Gap {
     pub const fn records_max(&self) -> i64 {
-        self.to - self.from
+        self.to - self.from - self.between
     }
 
     /// Whether both are the same gap, which may have grown.

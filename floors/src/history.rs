@@ -53,6 +53,9 @@ pub struct History {
     pub(crate) gaps: Vec<Gap>,
     /// What the gaps belong to.
     pub(crate) incidents: Vec<Incident>,
+    /// Less was kept than groups may need when that was last known: what is deleted may not be all.
+    #[serde(default)]
+    pub(crate) may_go_on: bool,
     /// The last time that weir put back what somebody lowered.
     pub(crate) repair: Option<Repair>,
 }
@@ -83,6 +86,7 @@ impl History {
             changed_ms: None,
             gaps: Vec::new(),
             incidents: Vec::new(),
+            may_go_on: false,
             repair: None,
         }
     }
@@ -359,6 +363,8 @@ impl Unread<'_> {
             last_ms: at(self.to - 1),
             cause,
             found_ms,
+            grown_ms: found_ms,
+            between: 0,
             incident: String::new(),
         }
     }

@@ -6,6 +6,7 @@ mod changes;
 mod detectors;
 mod edits;
 mod explain;
+mod losses;
 mod policies;
 mod properties;
 mod shown;

@@ -8,15 +8,13 @@ use crate::{
     findings::{Finding, Gap},
     losses::Loss,
     observed::{GroupSeen, GroupState, Log},
-    policy::Authority,
-    retention::Retention,
     status::topic_floor,
     verdict::{Outcome, Verdict},
     wanted::{Wanted, Why},
 };
 
 /// A topic of which a record came each minute for two days, with a group that has read none of them.
-fn behind() -> World {
+pub fn behind() -> World {
     let mut world = World::new();
     world.falls_behind(48 * HOUR_MS);
     world
@@ -220,34 +218,6 @@ fn what_belongs_together_is_one_incident_and_settles() {
     let said = world.look();
     let each: Vec<i64> = said.losses.iter().map(Loss::records_max).collect();
     assert_eq!((each, said.losses[0].incident.draft.as_deref()), (vec![600, 100], Some("growth/draft")));
-}
-
-#[test]
-fn while_retention_stays_low_a_loss_settles_only_after_two_checks_of_the_broker() {
-    let mut world = behind();
-    world.policies[0].mode = crate::policy::Mode::Audit;
-    world.set(RETENTION_MS, HOUR_MS);
-    world.log().start = 500;
-    world.now_ms += 30_000;
-    world.look();
-    world.now_ms += 9 * MINUTE_MS;
-    assert!(!world.look().losses[0].settled);
-    world.now_ms += MINUTE_MS;
-    assert!(world.look().losses[0].settled);
-}
-
-#[test]
-fn while_less_is_kept_than_is_needed_what_the_broker_deletes_is_one_loss() {
-    let mut world = behind();
-    world.policies[0].authority = Authority::Govern { max_floor: Retention::Millis(100 * HOUR_MS) };
-    for start in [500, 505, 510] {
-        world.log().start = start;
-        world.now_ms += 5 * MINUTE_MS;
-        let said = world.look();
-        assert_eq!((said.losses.len(), said.losses[0].records_max(), said.losses[0].settled), (1, start, false));
-    }
-    world.now_ms += 10 * MINUTE_MS;
-    assert!(world.look().losses[0].settled);
 }
 
 #[test]

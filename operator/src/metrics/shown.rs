@@ -83,6 +83,8 @@ fn findings() -> Vec<Finding> {
         last_ms: None,
         cause,
         found_ms: 0,
+        grown_ms: 0,
+        between: 0,
         incident: String::new(),
     };
     let repair = || Repair {

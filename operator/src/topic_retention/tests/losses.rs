@@ -92,6 +92,26 @@ async fn a_loss_is_drafted_once_and_for_exactly_its_window() {
 }
 
 #[tokio::test]
+async fn what_is_lost_while_nobody_raises_the_retention_is_drafted_once_it_is_raised() {
+    for mode in ["Audit", "Warn"] {
+        let mut world = behind(mode).await;
+        world.set("retention.ms", HOUR);
+        for start in [50, 60, 70] {
+            world.log(start, 100);
+            let calls = world.pass(12).await;
+            assert!(drafts(&calls).is_empty(), "{mode}: {:?}", short(&calls));
+            world.now += SignedDuration::from_hours(1);
+        }
+        world.set("retention.ms", WEEK);
+        let calls = world.pass(1).await;
+        let [draft] = &drafts(&calls)[..] else { panic!("{mode}: {:?}", short(&calls)) };
+        let reason = draft.body["spec"]["reason"].as_str().unwrap();
+        assert!(reason.contains("at most 30 records") && reason.contains("offsets 40 to 69 of partition 0"), "{reason}");
+        assert_eq!(status(&calls, "topicfloors")["losses"].as_array().unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
 async fn a_draft_that_is_there_or_cannot_be_made_harms_nothing() {
     // The one that made it died before it said so.
     let mut world = behind("Enforce").await;
