@@ -12,6 +12,11 @@ use crate::{
     topic_retention_policy::EnforcementMode,
 };
 
+/// A state: the topic was deleted, and only what was lost of it keeps its `TopicFloor`.
+pub const TOPIC_DELETED: &str = "TopicDeleted";
+/// A state: nobody asks for anything of the topic any more, and only what was lost keeps its `TopicFloor`.
+pub const NOT_GOVERNED: &str = "NotGoverned";
+
 /// One governed topic: its retention, its floor and why, and how far its groups are. Written by weir alone.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
@@ -42,11 +47,19 @@ pub struct TopicFloorSpec {
     pub topic: String,
 }
 
+impl TopicFloor {
+    /// Whether only what was lost keeps it: of a topic that is there and governed it says nothing.
+    pub fn is_left(&self) -> bool {
+        self.status.as_ref().is_some_and(|status| [TOPIC_DELETED, NOT_GOVERNED].contains(&status.state.as_str()))
+    }
+}
+
 /// Lengths of time are written as people read them. What is not known is `Unknown`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TopicFloorStatus {
-    /// `Healthy`, `AtRisk`, `Violated`, `Lost` or `Unknown`.
+    /// `Healthy`, `AtRisk`, `Violated`, `Lost` or `Unknown`; `TopicDeleted` or `NotGoverned` where the topic is gone, or no policy asks
+    /// for anything of it any more, and somebody has yet to acknowledge what was lost.
     #[schemars(length(max = 32))]
     pub state: String,
     /// The effective one.

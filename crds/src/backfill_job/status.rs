@@ -68,6 +68,30 @@ pub struct RunStatus {
     pub started_at: Option<Time>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Time>,
+    /// What it holds until it is over, as `run.json` has it: a spec that names another generation is about another run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holds: Option<RunHolds>,
+}
+
+/// Topics that keep what came since the start of a run's window.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RunHolds {
+    pub window_start: Time,
+    /// Those that are published to with event times.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub topics: Vec<HeldTopic>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HeldTopic {
+    /// The `KafkaCluster`'s name.
+    #[schemars(length(max = 253))]
+    pub cluster: String,
+    #[schemars(length(max = 249))]
+    pub topic: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -162,7 +162,7 @@ fn policy_change(request: &Request, caches: &Caches, now: Timestamp, judged: &mu
     let (Some((object, old)), Some((_, new))) = (parsed(&request.old_object), parsed(&request.object)) else { return };
     let Some(cluster) = caches.cluster(&old.cluster) else { return };
     let namespace = object.namespace().unwrap_or_default();
-    for floor in caches.floors.state() {
+    for floor in caches.floors.state().into_iter().filter(|floor| !floor.is_left()) {
         let topic = &floor.spec.topic;
         if !old.matches(&floor.spec.cluster_ref.name, topic) {
             continue;

@@ -159,10 +159,12 @@ fn pod_attempts(pods: &[Pod], generation: u32) -> BTreeMap<String, u32> {
     attempts
 }
 
-/// Of the topics that it publishes to.
+/// Of the topics that it publishes to, and of those that its run holds: a spec of another generation may name others.
 fn floors(ctx: &Context, job: &BackfillJob) -> Vec<Arc<TopicFloor>> {
-    let sinks: Vec<_> = job.spec.sinks.iter().filter_map(|s| s.kafka.as_ref()).collect();
-    let is_of = |f: &TopicFloor| sinks.iter().any(|k| k.topic == f.spec.topic && k.cluster_ref.name == f.spec.cluster_ref.name);
+    let sinks = job.spec.sinks.iter().filter_map(|s| s.kafka.as_ref()).map(|k| (&k.cluster_ref.name, &k.topic));
+    let holds = job.status.iter().filter_map(|s| s.run.as_ref()?.holds.as_ref());
+    let topics: Vec<_> = sinks.chain(holds.flat_map(|h| &h.topics).map(|held| (&held.cluster, &held.topic))).collect();
+    let is_of = |f: &TopicFloor| topics.contains(&(&f.spec.cluster_ref.name, &f.spec.topic));
     ctx.floors.state().into_iter().filter(|f| is_of(f)).collect()
 }
 

@@ -27,7 +27,7 @@ pub struct Observed {
     pub job: Arc<BackfillJob>,
     pub classes: BTreeMap<String, Arc<BackfillClass>>,
     pub clusters: BTreeMap<String, Arc<KafkaCluster>>,
-    /// Of the topics that it publishes to.
+    /// Of the topics that it publishes to, and of those that its run holds.
     pub floors: Vec<Arc<TopicFloor>>,
     pub account: Account,
     /// Read before the ledger, so that a Job that has ended finds its manifests here.

@@ -18,7 +18,7 @@ use super::{
     wait::Waiting,
     work::Work,
 };
-use crate::text::cut;
+use crate::{text::cut, topic_retention::holds::needed};
 
 /// `status.message`: one sentence.
 const MESSAGE_BYTES_MAX: usize = 1024;
@@ -42,8 +42,12 @@ pub fn status(seen: &Observed, decision: &Decision, waits: &[Waiting], pace: &Pa
     if view.is_some() || kept.is_none() || !phase::is_over(decision.phase) || !waits.is_empty() {
         status.message = cut(&message(decision, waits), MESSAGE_BYTES_MAX);
     }
-    if let Some(view) = view {
-        status.run = run(view, old, decision.phase, now);
+    match view {
+        Some(view) => status.run = run(view, old, decision.phase, now),
+        // The store is not known, and the spec is of a later generation: the run before goes on until its workers have ended, and
+        // holds its topics.
+        None if seen.ledger().is_none() && is_worked_on(seen) => status.run = status.run.or_else(|| old?.run.clone()),
+        None => {}
     }
     if let (Some(view), Some(file), Some(work)) = (view, file, &work) {
         fill(&mut status, seen, view, file, work, pace, now);
@@ -63,6 +67,10 @@ pub fn status(seen: &Observed, decision: &Decision, waits: &[Waiting], pace: &Pa
 
 fn same_run(status: &BackfillJobStatus, seen: &Observed) -> bool {
     status.run.as_ref().is_some_and(|r| r.generation == seen.generation())
+}
+
+fn is_worked_on(seen: &Observed) -> bool {
+    seen.pods_left > 0 || seen.workers.iter().any(|w| w.is_open())
 }
 
 fn is_about_steps(kind: conditions::ConditionType) -> bool {
@@ -115,6 +123,7 @@ fn run(view: &LedgerView, old: Option<&BackfillJobStatus>, phase: Phase, now: Ti
         digest: super::decide::digest_text(file.digest),
         started_at: before.and_then(|r| r.started_at.clone()).or(Some(Time(now))),
         finished_at: finished,
+        holds: Some(needed(&file.spec.window, &file.spec.sinks)),
     })
 }
 

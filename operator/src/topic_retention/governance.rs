@@ -25,6 +25,8 @@ pub struct Governance {
     pub unknown: BTreeSet<String>,
     /// Topics that weir's user may not describe, whether they were ever described or not.
     pub denied: BTreeSet<String>,
+    /// Topics that were asked about, and are not there.
+    pub gone: BTreeSet<String>,
 }
 
 /// A policy of the cluster, and the topics that it matches.
@@ -58,7 +60,7 @@ pub fn made_of(cluster: &KafkaCluster, policies: &[Arc<TopicRetentionPolicy>]) -
 
 impl Governance {
     /// Looks at the topics that there are. `lives_on`: topics of which earlier policies still ask for something; `shown`:
-    /// those that have a `TopicFloor`. A topic that cannot be described now stays as it was in `before`.
+    /// those that a `TopicFloor` says more of than what was lost. A topic that cannot be described now stays as it was in `before`.
     pub async fn look<K: Kafka>(
         kafka: &K,
         cluster: &KafkaCluster,
@@ -76,25 +78,19 @@ impl Governance {
             asked.entry(topic.clone()).or_default();
         }
         let answers = if asked.is_empty() { Answers::new() } else { kafka.topics(asked.keys().cloned().collect()).await? };
-        let (topics, unknown, denied) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        let mut it = Self { made_ms: now_ms, made_of: made_of(cluster, objects), policies, topics, unknown, denied };
-        let gone = it.take_in(asked, answers, before);
+        let (topics, unknown, denied, gone) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let mut it = Self { made_ms: now_ms, made_of: made_of(cluster, objects), policies, topics, unknown, denied, gone };
+        it.take_in(asked, answers, before);
         for view in &mut it.policies {
-            view.gone = view.topics.extract_if(.., |topic| gone.contains(topic)).collect();
+            view.gone = view.topics.extract_if(.., |topic| it.gone.contains(topic)).collect();
             view.not_granted.retain(|topic| listed.contains(topic));
             view.denied = view.topics.iter().filter(|topic| it.denied.contains(*topic)).cloned().collect();
         }
         Ok(it)
     }
 
-    /// Sorts topics by what the brokers said of them; returns those that are not there, or were deleted just now.
-    fn take_in(
-        &mut self,
-        asked: BTreeMap<String, Vec<Policy>>,
-        mut answers: Answers<Option<TopicDescription>>,
-        before: Option<&Self>,
-    ) -> BTreeSet<String> {
-        let mut gone = BTreeSet::new();
+    /// Sorts topics by what the brokers said of them.
+    fn take_in(&mut self, asked: BTreeMap<String, Vec<Policy>>, mut answers: Answers<Option<TopicDescription>>, before: Option<&Self>) {
         for (name, policies) in asked {
             let answer = answers.remove(&name);
             if answer.as_ref().is_some_and(|answer| answer.as_ref().is_err_and(|error| error.is_denied())) {
@@ -106,14 +102,13 @@ impl Governance {
                     self.topics.insert(name, Topic { description, policies });
                 }
                 (Some(Ok(None)), _) => {
-                    gone.insert(name);
+                    self.gone.insert(name);
                 }
                 (Some(Err(_)) | None, None) => {
                     self.unknown.insert(name);
                 }
             }
         }
-        gone
     }
 
     /// Topics whose offsets and groups can be looked at. Of others brokers leave out what groups have committed, which would be

@@ -6,15 +6,24 @@ use jiff::Timestamp;
 use kube::ResourceExt as _;
 use weir_crds::{
     BackfillJob, RENEW_HOLD_ANNOTATION,
-    backfill_job::{KafkaSink, RecordTimestamps},
+    backfill_job::{HeldTopic, KafkaSink, RecordTimestamps, RunHolds, Sink, Window},
 };
 use weir_floors::policy::Hold;
 
 use crate::text::qualified_name;
 
-/// The sinks whose records keep their event times: only they can expire at once, and need the hold.
-pub fn sinks(job: &BackfillJob) -> impl Iterator<Item = &KafkaSink> {
-    job.spec.sinks.iter().filter_map(|s| s.kafka.as_ref()).filter(|k| k.timestamps == RecordTimestamps::EventTime)
+/// What a run of this content holds: only records that keep their event times can expire at once, and need it.
+pub fn needed(window: &Window, sinks: &[Sink]) -> RunHolds {
+    let kept = sinks.iter().filter_map(|s| s.kafka.as_ref()).filter(|k| k.timestamps == RecordTimestamps::EventTime);
+    let held = |k: &KafkaSink| HeldTopic { cluster: k.cluster_ref.name.clone(), topic: k.topic.clone() };
+    RunHolds { window_start: window.start.clone(), topics: kept.map(held).collect() }
+}
+
+/// As the run that goes on was begun, whatever the spec says by now: one that was reverted, or that has just been raised, is about
+/// another run. What an earlier version of weir has shown does not say; there the spec is all that is known.
+fn of_run(job: &BackfillJob) -> RunHolds {
+    let shown = job.status.as_ref().and_then(|status| status.run.as_ref()?.holds.clone());
+    shown.unwrap_or_else(|| needed(&job.spec.window, &job.spec.sinks))
 }
 
 /// Of one cluster, by topic: from planning on until a job is over.
@@ -22,12 +31,10 @@ pub fn of_jobs(jobs: &[Arc<BackfillJob>], cluster: &str, now_ms: i64) -> BTreeMa
     let mut holds: BTreeMap<String, Vec<Hold>> = BTreeMap::new();
     for job in jobs {
         let Some(renewed_ms) = renewed_ms(job, now_ms) else { continue };
-        for sink in sinks(job).filter(|k| k.cluster_ref.name == cluster) {
-            holds.entry(sink.topic.clone()).or_default().push(Hold {
-                job: qualified_name(&**job),
-                window_start_ms: job.spec.window.start.0.as_millisecond(),
-                renewed_ms,
-            });
+        let RunHolds { window_start, topics } = of_run(job);
+        for held in topics.into_iter().filter(|held| held.cluster == cluster) {
+            let window_start_ms = window_start.0.as_millisecond();
+            holds.entry(held.topic).or_default().push(Hold { job: qualified_name(&**job), window_start_ms, renewed_ms });
         }
     }
     holds
@@ -90,6 +97,23 @@ mod tests {
         let mut unbegun = (*job("Pending", "EventTime", None)).clone();
         unbegun.status.as_mut().unwrap().run = None;
         assert!(of_jobs(&[Arc::new(unbegun)], "main", now_ms).is_empty());
+    }
+
+    #[test]
+    fn a_spec_of_another_generation_changes_nothing_of_what_is_held() {
+        let now_ms = at("2026-11-05T01:00:00Z");
+        for generation in [1, 3] {
+            let mut job = (*job("Running", "EventTime", None)).clone();
+            let run = job.status.as_mut().unwrap().run.as_mut().unwrap();
+            let topics = vec![HeldTopic { cluster: "main".into(), topic: "app_events".into() }];
+            (run.generation, run.holds) = (2, Some(RunHolds { window_start: job.spec.window.start.clone(), topics }));
+            let before = of_jobs(&[Arc::new(job.clone())], "main", now_ms);
+            assert_eq!(before["app_events"][0].window_start_ms, at("2026-11-01T00:00:00Z"));
+            job.spec.run_generation = generation;
+            job.spec.window.start.0 = "2026-11-01T00:45:00Z".parse().unwrap();
+            job.spec.sinks[0].kafka.as_mut().unwrap().topic = "other".into();
+            assert_eq!(of_jobs(&[Arc::new(job)], "main", now_ms), before, "{generation}");
+        }
     }
 
     #[test]

@@ -14,10 +14,18 @@ use prometheus_client::{
     metrics::{MetricType, counter::Counter, family::Family, gauge::ConstGauge},
     registry::Registry,
 };
-use weir_crds::{KafkaCluster, topic_retention_policy::TopicCounts};
+use weir_crds::{
+    KafkaCluster, TopicRetentionPolicy,
+    conditions::ConditionType,
+    topic_retention_policy::{TopicCounts, TopicRetentionPolicyStatus},
+};
 use weir_floors::{Assessment, findings::Finding, status::summary, verdict::Outcome, wanted::Cause};
 
 use super::{keeping::Keeping, series::AllSeries};
+use crate::text::qualified_name;
+
+/// Series of policies that are stalled.
+const STALLED_MAX: usize = 200;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ChangeLabels {
@@ -36,11 +44,16 @@ pub struct TopicMetrics {
     verdicts: Family<VerdictLabel, Counter>,
     policy_changes: Counter,
     clusters: Arc<Clusters>,
+    stalled: Arc<Stalled>,
 }
 
 /// By the cluster's uid.
 #[derive(Debug, Default)]
 struct Clusters(Mutex<BTreeMap<String, ClusterFacts>>);
+
+/// By the policy's uid: its name, and why it does not do what it says.
+#[derive(Debug, Default)]
+struct Stalled(Mutex<BTreeMap<String, (String, String)>>);
 
 #[derive(Clone, Debug)]
 struct ClusterFacts {
@@ -75,6 +88,7 @@ impl TopicMetrics {
         let help = "Changes of policies and clusters that were seen to take effect: each must have passed the webhook";
         registry.register("policy_changes", help, metrics.policy_changes.clone());
         registry.register_collector(Box::new(Arc::clone(&metrics.clusters)));
+        registry.register_collector(Box::new(Arc::clone(&metrics.stalled)));
         metrics
     }
 
@@ -134,18 +148,29 @@ impl TopicMetrics {
         }
     }
 
+    /// What a policy says of itself.
+    pub fn note_policy(&self, policy: &TopicRetentionPolicy, status: &TopicRetentionPolicyStatus) {
+        let (uid, mut stalled) = (policy.uid().unwrap_or_default(), self.stalled.lock());
+        stalled.remove(&uid);
+        if let Some(why) = status.conditions.iter().find(|c| c.type_ == ConditionType::Stalled.as_str() && c.status == "True") {
+            stalled.insert(uid, (qualified_name(policy), why.reason.clone()));
+        }
+    }
+
     /// Nobody asks for anything of it any more.
     pub fn forget(&self, cluster: &KafkaCluster) {
         self.clusters.lock().remove(&cluster.uid().unwrap_or_default());
     }
 
-    /// Forgets clusters that are gone.
-    pub fn retain(&self, present: &BTreeSet<String>) {
-        self.clusters.lock().retain(|uid, _| present.contains(uid));
+    /// Forgets clusters and policies that are gone.
+    pub fn retain(&self, clusters: &BTreeSet<String>, policies: &BTreeSet<String>) {
+        self.clusters.lock().retain(|uid, _| clusters.contains(uid));
+        self.stalled.lock().retain(|uid, _| policies.contains(uid));
     }
 
     pub fn clear(&self) {
         self.clusters.lock().clear();
+        self.stalled.lock().clear();
     }
 }
 
@@ -159,6 +184,24 @@ fn missed(finding: &Finding) -> i64 {
 impl Clusters {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, ClusterFacts>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stalled {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, (String, String)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Collector for Stalled {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let help = "A TopicRetentionPolicy that does not do what it says, and why";
+        let mut series = encoder.encode_descriptor("policy_stalled", help, None, MetricType::Gauge)?;
+        for (policy, reason) in self.lock().values().take(STALLED_MAX) {
+            let labels = [("policy", policy.as_str()), ("reason", reason.as_str())];
+            ConstGauge::new(1_i64).encode(series.encode_family(&labels)?)?;
+        }
+        Ok(())
     }
 }
 

@@ -112,11 +112,12 @@ pub async fn reconcile(cluster: Arc<KafkaCluster>, ctx: Arc<Retention>) -> Resul
     let known = ctx.known(&cluster.uid().unwrap_or_default());
     let mut known = known.lock().await;
     let scene = ctx.scene(cluster);
-    let is_idle = scene.policies.is_empty() && scene.floors.is_empty() && known.memory.topics.is_empty();
+    let is_idle = scene.policies.is_empty() && scene.floors.iter().all(|floor| floor.is_left()) && known.memory.topics.is_empty();
     let now = Timestamp::now();
     if is_idle && exceptions::are_over(&scene, &known.memory, now) {
         // Nobody asks for anything, so Kafka is not asked either.
         ctx.metrics.topics.forget(&scene.cluster);
+        show::let_go(&ctx, &scene, now).await?;
         return Ok(Action::requeue(TURN));
     }
     ctx.metrics.topics.expect(&scene.cluster);
@@ -192,8 +193,8 @@ impl Retention {
         Arc::clone(memories.entry(uid.to_owned()).or_default())
     }
 
-    /// Forgets clusters that are gone, again and again: nothing else wakes anybody for them, and what was last seen of them would
-    /// grow old and page.
+    /// Forgets clusters and policies that are gone, again and again: nothing else wakes anybody for them, and what was last seen of
+    /// them would grow old and page, or be told of for ever.
     pub async fn forget_gone(&self) {
         loop {
             tokio::time::sleep(GONE_INTERVAL).await;
@@ -202,9 +203,10 @@ impl Retention {
     }
 
     fn keep_present(&self) {
-        let present: BTreeSet<String> = self.clusters.state().iter().filter_map(|c| c.uid()).collect();
-        self.memories.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| present.contains(uid));
-        self.metrics.topics.retain(&present);
+        let clusters: BTreeSet<String> = self.clusters.state().iter().filter_map(|c| c.uid()).collect();
+        let policies: BTreeSet<String> = self.policies.state().iter().filter_map(|p| p.uid()).collect();
+        self.memories.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| clusters.contains(uid));
+        self.metrics.topics.retain(&clusters, &policies);
     }
 
     fn scene(&self, cluster: Arc<KafkaCluster>) -> Scene {

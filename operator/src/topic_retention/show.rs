@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
 use kube::{Resource as _, ResourceExt as _, runtime::events::Event};
-use weir_crds::{TopicRetentionPolicy, topic_floor::TopicFloorStatus, topic_retention_policy::TopicRetentionPolicyStatus};
+use weir_crds::{TopicFloor, TopicRetentionPolicy, topic_floor::TopicFloorStatus, topic_retention_policy::TopicRetentionPolicyStatus};
 use weir_floors::{Assessment, Policy, status::Shown};
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
     memory::{Memory, TopicMemory},
     status::{self, Due, NUMBERS_INTERVAL_MS, Stall},
     told,
-    turn::Turned,
+    turn::{self, Turned},
     write::{self, WriteError},
 };
 use crate::text::qualified_name;
@@ -46,7 +46,7 @@ pub async fn show(
     // Who asked for something within the look-back is not known before what was remembered has been read.
     let looked_ms = memory.governance.as_ref().map_or(0, |g| g.made_ms);
     let is_known = scene.cluster.spec.audit.is_none() || memory.keeping.histories.taken_up_ms().is_some_and(|at_ms| looked_ms > at_ms);
-    let removed = if is_known { remove(ctx, scene, memory, turned).await } else { Ok(()) };
+    let removed = if is_known { remove(ctx, scene, memory, turned, now.as_millisecond()).await } else { Ok(()) };
     let shown = policies(ctx, memory, turned, &scene.cluster.name_any(), now).await;
     let denied = denied(ctx, scene, memory).await;
     written.and(removed).and(shown).and(denied)
@@ -154,7 +154,7 @@ async fn floors(
 async fn denied(ctx: &Retention, scene: &Scene, memory: &Memory) -> Result<(), WriteError> {
     let Some(governance) = &memory.governance else { return Ok(()) };
     let is_denied = |topic: &str| governance.unknown.contains(topic) && governance.denied.contains(topic);
-    let of_denied = scene.floors.iter().filter(|floor| is_denied(&floor.spec.topic));
+    let of_denied = scene.floors.iter().filter(|floor| is_denied(&floor.spec.topic) && !floor.is_left());
     let due = of_denied.filter_map(|floor| Some((&floor.spec.topic, status::denied(floor.status.as_ref()?)?)));
     let due: Vec<_> = due.take(FLOORS_PER_TURN_MAX).collect();
     for (topic, status) in due {
@@ -164,16 +164,46 @@ async fn denied(ctx: &Retention, scene: &Scene, memory: &Memory) -> Result<(), W
     Ok(())
 }
 
-/// Those of topics that are gone, or of which nobody asks anything any more.
-async fn remove(ctx: &Retention, scene: &Scene, memory: &mut Memory, turned: &BTreeMap<String, Turned>) -> Result<(), WriteError> {
-    let unknown = memory.governance.as_ref().map(|g| &g.unknown);
-    let governed = |topic: &str| {
-        turned.get(topic).is_some_and(|t| t.assessment.rules.is_some()) || unknown.is_some_and(|unknown| unknown.contains(topic))
-    };
-    for floor in scene.floors.iter().filter(|f| !governed(&f.spec.topic)) {
-        write::delete_floor(&ctx.client, floor).await?;
+/// Those of topics that are gone, or of which nobody asks for anything any more.
+async fn remove(
+    ctx: &Retention,
+    scene: &Scene,
+    memory: &mut Memory,
+    turned: &BTreeMap<String, Turned>,
+    now_ms: i64,
+) -> Result<(), WriteError> {
+    let Memory { governance: Some(governance), topics, .. } = memory else { return Ok(()) };
+    for floor in &scene.floors {
+        let topic = &floor.spec.topic;
+        let is_governed = turned.get(topic).is_some_and(|t| t.assessment.rules.is_some());
+        if is_governed || governance.unknown.contains(topic) && !floor.is_left() {
+            continue;
+        }
+        if let Some(remembered) = topics.get_mut(topic) {
+            // It may be made again, and what somebody has seen to is not told again.
+            remembered.history.acknowledge(&turn::acknowledged(Some(floor)));
+        }
+        leave(ctx, scene, floor, governance.gone.contains(topic), now_ms).await?;
     }
-    memory.topics.retain(|name, _| turned.get(name).is_none_or(|t| t.assessment.rules.is_some()));
+    topics.retain(|name, _| turned.get(name).is_none_or(|t| t.assessment.rules.is_some()));
+    Ok(())
+}
+
+/// Deletes a `TopicFloor`, or leaves in it what was lost, as long as nobody has seen to that.
+async fn leave(ctx: &Retention, scene: &Scene, floor: &TopicFloor, is_gone: bool, now_ms: i64) -> Result<(), WriteError> {
+    let found = floor.status.as_ref();
+    match found.and_then(|found| status::left(found, &turn::acknowledged(Some(floor)), is_gone, now_ms)) {
+        None => write::delete_floor(&ctx.client, floor).await,
+        Some(left) if found == Some(&left) => Ok(()),
+        Some(left) => write::floor(&ctx.client, &scene.cluster, &floor.spec.topic, true, &left).await.map(drop),
+    }
+}
+
+/// Those that were left, in a cluster of which nobody asks for anything any more.
+pub async fn let_go(ctx: &Retention, scene: &Scene, now: Timestamp) -> Result<(), WriteError> {
+    for floor in &scene.floors {
+        leave(ctx, scene, floor, false, now.as_millisecond()).await?;
+    }
     Ok(())
 }
 
@@ -228,6 +258,7 @@ async fn write_policy(
         None => policy.status.as_ref().map(|status| (0, status)),
     };
     let new = new(before.map_or(&TopicRetentionPolicyStatus::default(), |(_, status)| status));
+    ctx.metrics.topics.note_policy(policy, &new);
     if status::policy_is_due(before, &new, now_ms) {
         write::policy(&ctx.client, policy, &new).await?;
         tracing::debug!(policy = qualified_name(policy), "status is written");

@@ -1,16 +1,17 @@
 //! What policies show, and when what is shown has to be written. Pure.
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use weir_crds::{
     TopicRetentionPolicy,
     conditions::{self, ConditionType, Wanted},
     contract::result::error_chain,
-    topic_floor::TopicFloorStatus,
+    topic_floor::{NOT_GOVERNED, TOPIC_DELETED, TopicFloorStatus},
+    topic_loss::{LossStatus, RepairStatus, RepairVerdict},
     topic_retention_policy::TopicRetentionPolicyStatus,
 };
 use weir_floors::{
-    Assessment, State, spec,
+    Assessment, DAY_MS, State, spec,
     status::{Shown, summary},
 };
 
@@ -18,6 +19,9 @@ use super::governance::PolicyView;
 
 /// Between two writes of an object that says nothing new but numbers.
 pub const NUMBERS_INTERVAL_MS: i64 = 60_000;
+/// So long what was lost of a topic that is gone waits for somebody to see to it: as long as the longest look-back that a policy
+/// may have, after which it would be forgotten of any other topic as well.
+const LEFT_MAX_MS: i64 = 90 * DAY_MS;
 
 /// Whether so much time has passed since then. A time that is still to come is not waited for: the clock was put back.
 pub fn has_passed(since_ms: i64, interval_ms: i64, now_ms: i64) -> bool {
@@ -90,6 +94,34 @@ pub fn denied(found: &TopicFloorStatus) -> Option<TopicFloorStatus> {
         ..found.clone()
     };
     (new != *found).then_some(new)
+}
+
+/// What stays of a `TopicFloor` whose topic is gone, or of which nobody asks for anything any more: what was lost, until somebody
+/// has seen to it. Nothing that changes are judged by, or that another topic of that name could be taken for. `None`: it goes.
+pub fn left(found: &TopicFloorStatus, acknowledged: &[&str], is_gone: bool, now_ms: i64) -> Option<TopicFloorStatus> {
+    let seen_to = |before: bool, id: &String| before || acknowledged.contains(&id.as_str());
+    let is_recent = |at: &Time| now_ms.saturating_sub(at.0.as_millisecond()) < LEFT_MAX_MS;
+    let loss = |loss: LossStatus| LossStatus { acknowledged: seen_to(loss.acknowledged, &loss.id), ..loss };
+    let losses: Vec<LossStatus> = found.losses.iter().cloned().map(loss).collect();
+    let repair = found.repair.clone().map(|it| RepairStatus { acknowledged: seen_to(it.acknowledged, &it.id), ..it });
+    let has_lost = |it: &RepairStatus| it.verdict == RepairVerdict::Lost && !it.acknowledged && is_recent(&it.at);
+    let is_open = losses.iter().any(|loss| !loss.acknowledged && is_recent(&loss.grown_at)) || repair.as_ref().is_some_and(has_lost);
+    let (state, why) = if is_gone || found.state == TOPIC_DELETED {
+        (TOPIC_DELETED, "the topic was deleted")
+    } else {
+        (NOT_GOVERNED, "no policy asks for anything of the topic any more")
+    };
+    let unknown = || "Unknown".to_owned();
+    is_open.then(|| TopicFloorStatus {
+        state: state.to_owned(),
+        retention: unknown(),
+        why: format!("{why}; what was lost of it is shown until it is acknowledged"),
+        headroom: unknown(),
+        time_to_loss: unknown(),
+        repair,
+        losses,
+        ..TopicFloorStatus::default()
+    })
 }
 
 /// Of a policy whose topics are assessed. `old`: what it showed before.

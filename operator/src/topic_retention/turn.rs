@@ -140,7 +140,7 @@ async fn look<K: Kafka>(
     }
     let (lives_on, before) = (memory.lives_on(), memory.governance.as_ref());
     let changes = before.map_or(0, |b| b.changes(&made_of));
-    let shown: BTreeSet<String> = scene.floors.iter().map(|floor| floor.spec.topic.clone()).collect();
+    let shown: BTreeSet<String> = scene.floors.iter().filter(|floor| !floor.is_left()).map(|floor| floor.spec.topic.clone()).collect();
     let found = Governance::look(&**kafka, &scene.cluster, &scene.policies, &lives_on, &shown, before, now_ms).await?;
     if memory.looking.is_empty() {
         let topics = found.described();
@@ -183,7 +183,7 @@ async fn observe<K: Kafka>(kafka: &K, scene: &Scene, memory: &mut Memory, now_ms
 }
 
 /// The losses and verdicts that somebody has seen to.
-fn acknowledged(floor: Option<&TopicFloor>) -> Vec<&str> {
+pub fn acknowledged(floor: Option<&TopicFloor>) -> Vec<&str> {
     let ids = floor.and_then(|f| f.annotations().get(ACKNOWLEDGED_ANNOTATION));
     ids.map_or_else(Vec::new, |ids| ids.split(',').map(str::trim).collect())
 }

@@ -92,7 +92,8 @@ pub async fn floor(
 
 pub async fn delete_floor(client: &Client, floor: &TopicFloor) -> Result<(), WriteError> {
     let (api, name): (Api<TopicFloor>, _) = (Api::all(client.clone()), floor.name_any());
-    let preconditions = Preconditions { uid: floor.uid(), resource_version: None };
+    // As it was seen: whatever it says since may have to stay.
+    let preconditions = Preconditions { uid: floor.uid(), resource_version: floor.resource_version() };
     match api.delete(&name, &DeleteParams::default().preconditions(preconditions)).await {
         Ok(_) => Ok(()),
         Err(error) if is_gone(&error) => Ok(()),

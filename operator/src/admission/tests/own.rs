@@ -115,6 +115,18 @@ fn a_floor_that_another_policy_holds_up_may_be_lowered() {
     assert!(ask(&world));
 }
 
+#[test]
+fn what_is_left_of_a_topic_that_is_gone_refuses_no_policy() {
+    let table: Table = serde_yaml_ng::from_str(TABLE).unwrap();
+    let mut world = world(None);
+    let old = policy(table.base.clone());
+    let new = policy(laid_over(&table.base, &json!({"floor": {"minimum": "1h", "lagMultiplierPercent": 0}})));
+    let ask = |world: &World| world.ask(&own("TopicRetentionPolicy", Some(&old), &new)).message.is_some();
+    assert!(ask(&world), "nothing is known of a topic that is governed");
+    world.floors[0]["status"]["state"] = "TopicDeleted".into();
+    assert!(!ask(&world));
+}
+
 fn class(default: bool) -> Value {
     json!({
         "default": default, "artifactStore": {"bucket": "weir", "s3": {"region": "x"}},

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use serde_json::json;
-use weir_crds::{TopicFloor, backfill_job::Phase};
+use weir_crds::{
+    TopicFloor,
+    backfill_job::{Phase, RunHolds},
+};
 
 use super::{fixture::waits, world::World};
-use crate::backfill_job::wait::Wait;
+use crate::backfill_job::{observed::Ledger, wait::Wait};
 
 /// A governed topic; the window began almost two days before, so that a little less than three are needed.
 fn floor(retention: &str, maximum: Option<&str>, held: bool) -> Vec<Arc<TopicFloor>> {
@@ -92,4 +95,62 @@ fn a_hold_that_nobody_renews_ends_and_says_how_to_renew_it() {
     world.floors = floor("168h", None, true);
     world.turn();
     assert_eq!(held(&world), ("True".into(), "Held".into()));
+}
+
+fn run_holds(world: &World) -> Option<RunHolds> {
+    world.job.status.as_ref().unwrap().run.as_ref()?.holds.clone()
+}
+
+fn away() -> Option<Ledger> {
+    Some(Ledger::Unreadable { denied: false, message: "no answer".into() })
+}
+
+/// As a reverted commit brings it, with what was to be recovered then.
+#[test]
+fn what_is_held_is_what_the_run_was_begun_with_where_the_spec_goes_back() {
+    let mut world = World::new(4);
+    (world.job.spec.run_generation, world.floors) = (2, floor("66h", None, true));
+    world.turn();
+    world.make_plan();
+    world.workers.clear();
+    world.turn();
+    let before = run_holds(&world).unwrap();
+    assert_eq!(before.window_start, world.job.spec.window.start);
+    assert_eq!((before.topics[0].cluster.as_str(), before.topics[0].topic.as_str()), ("main", "app_events"));
+    world.job.spec.run_generation = 1;
+    world.job.spec.window.start = world.job.spec.window.end.clone();
+    world.job.spec.sinks[0].kafka.as_mut().unwrap().topic = "other".into();
+    for ledger in [None, away()] {
+        world.broken_ledger = ledger;
+        assert_eq!(world.turn().phase, Phase::Running);
+        assert_eq!((run_holds(&world).as_ref(), held(&world)), (Some(&before), ("True".into(), "Held".into())));
+    }
+}
+
+#[test]
+fn without_a_store_a_run_goes_on_and_holds_until_its_workers_have_ended_though_the_next_is_asked_for() {
+    let mut world = World::planned(4);
+    world.turn();
+    let before = run_holds(&world);
+    assert!(before.is_some() && !world.workers.is_empty());
+    (world.job.spec.run_generation, world.broken_ledger) = (2, away());
+    for _ in 0..2 {
+        world.turn();
+        assert_eq!(run_holds(&world), before);
+    }
+    world.workers.clear();
+    world.turn();
+    assert_eq!(run_holds(&world), None);
+}
+
+/// What was lost of it is all that its `TopicFloor` says.
+#[test]
+fn a_topic_that_nobody_governs_any_more_is_not_waited_for() {
+    let mut world = World::new(4);
+    let mut left = (*floor("Unknown", None, false)[0]).clone();
+    left.status.as_mut().unwrap().state = "NotGoverned".into();
+    world.floors = vec![Arc::new(left)];
+    world.turn();
+    world.turn();
+    assert_eq!((world.created.len(), held(&world)), (1, ("False".into(), "NotGoverned".into())));
 }
