@@ -117,7 +117,8 @@ fault-tests:
     just tests {{ broker_faults }} && exit $failed
 
 # Every test but those at size, in as little time as they leave each other alone: first what needs a broker that stays, then what restarts
-# it or takes nodes and operators away, beside the worker's faults, which bear that; last what measures time, slows the broker or stops it for long.
+# it or takes nodes and operators away, beside the worker's faults, which bear that; last what measures time, stops everything, or slows
+# the broker or stops it for long.
 [private]
 full-tests:
     #!/usr/bin/env bash
@@ -132,10 +133,10 @@ full-tests:
     just tests "claims manifests novashop {{ node_faults }}" || failed=1
     wait $retention || failed=1
     wait $trend || failed=1
-    just tests "cluster disturbed operator secure starting {{ operator_faults }}" || failed=1
+    just tests "disturbed operator secure starting {{ operator_faults }}" || failed=1
     wait $workers || failed=1
     cat "$logs"/*; rm -r "$logs"
-    just tests "admission demo forecast" || failed=1
+    just tests "admission cluster demo forecast" || failed=1
     just tests pipeline slow_brokers || failed=1
     just tests {{ broker_faults }} && exit $failed
 
