@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Retention,
     assess::GroupLag,
-    config::{Keys, RETENTION_BYTES, RETENTION_MS, Source, TopicConfig},
+    config::{Keys, RETENTION_BYTES, RETENTION_MS, TopicConfig, own},
     history::History,
     lag::{Effective, Limit, RetentionUnknown, TimeLeft},
     observed::Storage,
@@ -163,12 +163,11 @@ pub(crate) struct Situation<'a> {
 
 impl Situation<'_> {
     fn change(&self, key: &'static str, to: Option<String>) -> KeyChange {
-        let own = self.config.get(key).filter(|s| s.source == Source::Topic);
-        KeyChange { key, from: own.map(|s| s.value.clone()), to }
+        KeyChange { key, from: own(self.config, key).map(str::to_owned), to }
     }
 
     fn is_guarded(&self, key: &str) -> bool {
-        self.rules.protect.broker_defaults || self.config.get(key).is_some_and(|s| s.source == Source::Topic)
+        self.rules.protect.broker_defaults || own(self.config, key).is_some()
     }
 
     fn held_by_mode(&self, change: Change) -> Wanted {
@@ -365,7 +364,7 @@ impl History {
         }
         let settled = self.changed_ms.is_none_or(|changed| now_ms >= changed.saturating_add(SETTLES_MS));
         if settled && fits {
-            self.raised.retain(|key, raised| config.get(key).is_some_and(|s| s.source == Source::Topic && s.value == raised.set));
+            self.raised.retain(|key, raised| own(config, key) == Some(raised.set.as_str()));
         }
     }
 }

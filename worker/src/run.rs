@@ -174,8 +174,7 @@ impl Run {
 impl PlannedRun {
     /// The manifest at `key`; `None`: the item is not done. One that is damaged or another run's is an error.
     pub async fn manifest<B: Serialize + DeserializeOwned>(&self, key: &str) -> Result<Option<B>, RunError> {
-        let Some(bytes) = self.run.ledger.get(key).await? else { return Ok(None) };
-        Ok(Some(self.parse(key, &bytes)?.body))
+        manifest(&self.run.ledger, key, &self.run.context.run, self.plan_hash).await
     }
 
     /// The manifest at `key`, which must be there.
@@ -201,7 +200,7 @@ impl PlannedRun {
         match self.run.ledger.put_once(key, Bytes::from(manifest.to_bytes())).await? {
             PutOnce::Written | PutOnce::Same => Ok(()),
             PutOnce::Different { found } => {
-                let first = self.parse::<B>(key, &found)?;
+                let first: Manifest<B> = parse_manifest(key, &found, &self.run.context.run, self.plan_hash)?;
                 let (there, here) = (first.body_digest, manifest.body_digest);
                 if there == here || is_same(&first.body, &manifest.body) {
                     Ok(())
@@ -211,10 +210,26 @@ impl PlannedRun {
             }
         }
     }
+}
 
-    fn parse<B: Serialize + DeserializeOwned>(&self, key: &str, bytes: &[u8]) -> Result<Manifest<B>, RunError> {
-        Manifest::parse(bytes, &self.run.context.run, self.plan_hash).map_err(|source| RunError::Manifest { key: key.to_owned(), source })
-    }
+/// The manifest of a run and its plan at `key`, if it is there.
+pub async fn manifest<B: Serialize + DeserializeOwned>(
+    ledger: &Ledger,
+    key: &str,
+    run: &RunId,
+    plan_hash: Sha256Digest,
+) -> Result<Option<B>, RunError> {
+    let Some(bytes) = ledger.get(key).await? else { return Ok(None) };
+    Ok(Some(parse_manifest(key, &bytes, run, plan_hash)?.body))
+}
+
+fn parse_manifest<B: Serialize + DeserializeOwned>(
+    key: &str,
+    bytes: &[u8],
+    run: &RunId,
+    plan_hash: Sha256Digest,
+) -> Result<Manifest<B>, RunError> {
+    Manifest::parse(bytes, run, plan_hash).map_err(|source| RunError::Manifest { key: key.to_owned(), source })
 }
 
 /// An object of a run that must be there, and its digest.

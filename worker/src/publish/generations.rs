@@ -9,7 +9,7 @@ use weir_crds::{
     contract::{
         digest::Sha256Digest,
         keys::RunKeys,
-        manifest::{Manifest, PartRef, Published, PublishedPartition, Staged, StagedBucket},
+        manifest::{PartRef, Published, PublishedPartition, Staged, StagedBucket},
         names::RunId,
         plan::{Plan, PlannedSink},
         progress::BucketProgress,
@@ -22,7 +22,7 @@ use weir_ledger::{Ledger, LedgerError};
 
 use super::error::PublishError;
 use crate::{
-    run::{Run, RunError, find, read},
+    run::{self, Run, RunError, find, read},
     target::{in_sequence, kafka_sink},
 };
 
@@ -155,26 +155,20 @@ impl Earlier {
         let key = self.keys.staged(&done.slice);
         let manifest: Option<Staged> = self.manifest(ledger, &key).await?;
         let Some(manifest) = manifest else { return Err(RunError::Missing { key }.into()) };
-        let staged = manifest.buckets.into_iter().find(|staged| staged.bucket == done.bucket);
-        match (staged, &done.in_part) {
-            (Some(StagedBucket { part, .. }), Some((then, rows))) if part.digest.to_string() == *then => Ok(Some((part, *rows))),
-            (Some(StagedBucket { part, .. }), Some((then, _))) => {
-                Err(PublishError::Part { key: part.key, what: format!("progress was made in the part {then}") })
-            }
-            (Some(StagedBucket { part, .. }), None) => {
-                let rows = part.rows;
-                Ok(Some((part, rows)))
-            }
-            (None, _) => {
-                Err(PublishError::Part { key, what: format!("it has no part of bucket {}, which has published some", done.bucket) })
-            }
-        }
+        let Some(StagedBucket { part, .. }) = manifest.buckets.into_iter().find(|staged| staged.bucket == done.bucket) else {
+            let what = format!("it has no part of bucket {}, which has published some", done.bucket);
+            return Err(PublishError::Part { key, what });
+        };
+        let rows = match &done.in_part {
+            None => part.rows,
+            Some((then, rows)) if part.digest.to_string() == *then => *rows,
+            Some((then, _)) => return Err(PublishError::Part { key: part.key, what: format!("progress was made in the part {then}") }),
+        };
+        Ok(Some((part, rows)))
     }
 
     async fn manifest<B: Serialize + DeserializeOwned>(&self, ledger: &Ledger, key: &str) -> Result<Option<B>, RunError> {
-        let Some(bytes) = ledger.get(key).await? else { return Ok(None) };
-        let manifest = Manifest::parse(&bytes, &self.run, self.plan_hash);
-        Ok(Some(manifest.map_err(|source| RunError::Manifest { key: key.to_owned(), source })?.body))
+        run::manifest(ledger, key, &self.run, self.plan_hash).await
     }
 }
 

@@ -30,9 +30,7 @@ pub fn fetch(run: &Run, part: &PartRef) -> Result<Content, PublishError> {
         let found = part.digest.of_same_kind(&bytes);
         (Content::Memory(bytes), found)
     } else {
-        let mut file = run.scratch.file().map_err(RunError::Scratch)?;
-        file.reserve(part.bytes).map_err(RunError::Scratch)?;
-        runtime.block_on(run.ledger.download(&part.key, file.path())).map_err(RunError::Store)?;
+        let file = runtime.block_on(download(run, part))?;
         let found = digest_of(&file, &part.digest).map_err(RunError::Scratch)?;
         (Content::File(file), found)
     };
@@ -41,6 +39,14 @@ pub fn fetch(run: &Run, part: &PartRef) -> Result<Content, PublishError> {
     } else {
         Err(PublishError::Part { key: part.key.clone(), what: format!("its digest is {found} and not {}", part.digest) })
     }
+}
+
+/// A part's bytes, whatever they are, in a file.
+pub async fn download(run: &Run, part: &PartRef) -> Result<ScratchFile, RunError> {
+    let mut file = run.scratch.file().map_err(RunError::Scratch)?;
+    file.reserve(part.bytes).map_err(RunError::Scratch)?;
+    run.ledger.download(&part.key, file.path()).await?;
+    Ok(file)
 }
 
 fn digest_of(file: &ScratchFile, like: &ContentDigest) -> io::Result<ContentDigest> {

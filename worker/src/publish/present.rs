@@ -52,9 +52,7 @@ impl Present {
 /// Fetches the ids that planning has put for a sink, which are what the plan says.
 async fn fetch(run: &Run, part: Option<&PartRef>) -> Result<Ids, PublishError> {
     let Some(part) = part else { return Ok(Ids::default()) };
-    let mut file = run.scratch.file().map_err(RunError::Scratch)?;
-    file.reserve(part.bytes).map_err(RunError::Scratch)?;
-    run.ledger.download(&part.key, file.path()).await.map_err(RunError::Store)?;
+    let file = part::download(run, part).await?;
     let (ids, found) = Ids::open(file, &part.digest).map_err(RunError::Scratch)?;
     if found == part.digest {
         Ok(ids)
