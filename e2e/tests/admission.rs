@@ -10,7 +10,7 @@ mod admission {
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use admission::load::{Load, REQUESTS_A_SECOND, kind};
+use admission::load::{Load, kind};
 use admission::rotation::rotate;
 use admission::topics::{KINDS, STRIMZI, must_refuse, refusal, resource, with_kinds};
 use anyhow::{Context as _, ensure};
@@ -33,6 +33,8 @@ const KNOWN_LIMIT: Duration = Duration::from_secs(150);
 const SOON: Duration = Duration::from_secs(60);
 const ROLLOUT_TIMEOUT: &str = "--timeout=300s";
 const DEPLOYMENT: &str = "deployment/weir-operator";
+/// Enough for each step to have been asked in. How many a second weir bears is for the test at size.
+const REQUESTS_MIN: usize = 5000;
 
 fn platform(fixture: &Fixture, topic: &str) -> anyhow::Result<Value> {
     let cluster = fixture.name("kafka");
@@ -214,7 +216,7 @@ async fn no_request_fails_while_certificates_and_replicas_are_replaced() {
         let (answered, rate) = load.stop().await?;
         tracing::info!("{answered} requests, {rate:.0} a second, {:.2} % judged within 10 ms", share * 100.0);
         ensure!(share >= 0.99, "only {:.2} % were judged within 10 ms", share * 100.0);
-        ensure!(rate >= f64::from(REQUESTS_A_SECOND) / 2.0, "this machine asked {rate:.0} times a second only");
+        ensure!(answered >= REQUESTS_MIN, "this machine asked {answered} times only");
         must_refuse(
             fixture,
             &{

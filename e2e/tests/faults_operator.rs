@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 use weir_crds::contract::claims::ClaimDocument;
 use weir_crds::contract::manifest::to_bytes;
-use weir_e2e::demo::scene::{JOB, Job, Scene};
+use weir_e2e::demo::scene::{JOB, Job, PARTITIONS, Scene, TOPIC_SETTINGS};
 use weir_e2e::demo::watch::{Watched, is_complete, number, phase};
 use weir_e2e::faults::attempt::Fault;
 use weir_e2e::faults::http::{HttpProxy, Trouble, Weather};
@@ -64,8 +64,11 @@ impl Run<'_> {
         Ok(jobs)
     }
 
-    /// What the job has claimed is forgotten, so that it claims again.
-    async fn next(&mut self) -> anyhow::Result<()> {
+    /// What the job has claimed is forgotten, so that it claims again; and its topic is made anew, so that it publishes again.
+    async fn next(&mut self, scene: &Scene<'_>) -> anyhow::Result<()> {
+        let kafka = &self.fixture.cluster.kafka;
+        kafka.delete_topics(|name| name == scene.topic).await?;
+        kafka.create_topic(&scene.topic, PARTITIONS, &TOPIC_SETTINGS).await?;
         let (s3, bucket) = (&self.fixture.cluster.s3, &self.fixture.bucket);
         let claims = s3.list_objects_v2().bucket(bucket).prefix("weir/_claims/").send().await?;
         for key in claims.contents().iter().filter_map(|object| object.key()) {
@@ -88,7 +91,7 @@ async fn dies(fixture: &Fixture, place: &Place<'_>) -> anyhow::Result<()> {
     let mut run = Run { fixture, watched: Watched::new(fixture, JOB), made: Made::watch(fixture), generation: 1 };
     fixture.apply(&scene.job(AUTO)).await?;
     let operator = place.start(IDENTITY, trace(), None)?;
-    run.watched.phase("Complete", RUN_LIMIT, |_| {}).await?;
+    let job = run.watched.phase("Complete", RUN_LIMIT, |_| {}).await?;
     let undisturbed = run.jobs()?;
     let mut hits = BTreeMap::<String, u64>::new();
     for fired in operator.fired() {
@@ -96,11 +99,11 @@ async fn dies(fixture: &Fixture, place: &Place<'_>) -> anyhow::Result<()> {
         *most = (*most).max(fired.hit);
     }
     operator.kill().await?;
-    scene.must_agree(None, None, &[1]).await?;
+    scene.must_agree(None, Some(&job), &[run.generation]).await?;
     ensure!(hits.contains_key("kube.create-job.send") && hits.contains_key("store.once.send"), "{hits:?}");
 
     let about = "The operator, as a process of its own, suffers one fault at one of its writes and is started again. A further run of the \
-                 same job each: it makes the Jobs of an undisturbed run and no other.";
+                 same job each, into a topic that was made anew: it has every event once, and no Job was made but those of an undisturbed run.";
     let columns = ["run", "faults fired", "operators", "Jobs", "seconds"];
     let mut table = Table::new("b-operator", "The operator dies at each of its writes", about, &columns);
     let mut open = faults(&hits);
@@ -109,12 +112,12 @@ async fn dies(fixture: &Fixture, place: &Place<'_>) -> anyhow::Result<()> {
         if open.is_empty() {
             break;
         }
-        run.next().await?;
+        run.next(&scene).await?;
         let (started, before) = (Instant::now(), done.len());
         let operators = one_run(&run, place, &mut open, &mut done).await.with_context(|| format!("run {}", run.generation))?;
         let jobs = run.jobs()?;
         ensure!(jobs == undisturbed, "run {}: {jobs:?}, undisturbed {undisturbed:?}", run.generation);
-        scene.must_agree(None, None, &[1]).await?;
+        scene.must_agree(None, Some(&run.watched.look().await), &[run.generation]).await?;
         let fired = (done.len() - before).to_string();
         let seconds = started.elapsed().as_secs().to_string();
         table.row(&[&run.generation.to_string(), &fired, &operators.to_string(), &jobs.len().to_string(), &seconds])?;
@@ -210,7 +213,7 @@ async fn rivals(fixture: &Fixture, place: &Place<'_>) -> anyhow::Result<()> {
     fixture.apply(&scene.job(AUTO)).await?;
     let started = Instant::now();
     let undisturbed = two_leaders(&run, place).await?;
-    scene.must_agree(None, None, &[1]).await?;
+    scene.must_agree(None, Some(&run.watched.look().await), &[run.generation]).await?;
     let seconds = started.elapsed().as_secs().to_string();
     let what = "the leader sleeps beyond its lease, another takes over, the first wakes";
     let proof = "the second leader made Jobs; the first said that it leads no more, and wrote nothing";
@@ -227,7 +230,8 @@ async fn rivals(fixture: &Fixture, place: &Place<'_>) -> anyhow::Result<()> {
         let operator = place.start(IDENTITY, Vec::new(), Some(&proxy.endpoint))?;
         let row = complete_next(&mut run, &scene, &undisturbed, what, &mut table, || {
             let (requests, troubled) = proxy.told();
-            format!("{} of {requests} requests", troubled.values().sum::<u64>())
+            ensure!(troubled.len() == troubles.len(), "not every trouble came: {troubled:?}");
+            Ok(format!("{} of {requests} requests", troubled.values().sum::<u64>()))
         });
         row.await?;
         operator.kill().await?;
@@ -235,7 +239,7 @@ async fn rivals(fixture: &Fixture, place: &Place<'_>) -> anyhow::Result<()> {
 
     let proxy = HttpProxy::before_apiserver(kube, SEED).await?;
     let operator = place.start(IDENTITY, Vec::new(), Some(&proxy.endpoint))?;
-    run.next().await?;
+    run.next(&scene).await?;
     let started = Instant::now();
     while run.made.of(run.generation).is_empty() {
         ensure!(started.elapsed() < RUN_LIMIT, "the run never began");
@@ -244,18 +248,23 @@ async fn rivals(fixture: &Fixture, place: &Place<'_>) -> anyhow::Result<()> {
     proxy.mute_watches();
     finish(&run, &scene, &undisturbed).await.context("mute watches")?;
     let what = "all watches die silently in the middle of a run";
-    let mute = || format!("{} watches", proxy.told().1.values().sum::<u64>());
+    let mute = |before| {
+        let mute = proxy.told().1.values().sum::<u64>();
+        ensure!(mute > before, "no watch had anything to tell");
+        Ok(mute - before)
+    };
     let seconds = started.elapsed().as_secs().to_string();
-    table.row(&[what, &mute(), &undisturbed.len().to_string(), &seconds])?;
+    let before = mute(0)?;
+    table.row(&[what, &format!("{before} watches"), &undisturbed.len().to_string(), &seconds])?;
     // It hears of the next run only because it watches anew.
     proxy.mute_watches();
     let what = "a run is asked for while no watch tells of it";
-    complete_next(&mut run, &scene, &undisturbed, what, &mut table, mute).await?;
+    complete_next(&mut run, &scene, &undisturbed, what, &mut table, || Ok(format!("{} watches", mute(before)?))).await?;
     operator.kill().await?;
 
     let operator = place.start(IDENTITY, Vec::new(), None)?;
     let handles = Handles::of(&fixture.cluster)?;
-    run.next().await?;
+    run.next(&scene).await?;
     let started = Instant::now();
     let runs = |job: &Value| phase(job) == "Running" && number(job, "/status/run/generation") == u64::from(run.generation);
     run.watched.until("workers are at work", RUN_LIMIT, runs, |_| {}).await?;
@@ -276,20 +285,20 @@ async fn complete_next(
     undisturbed: &BTreeSet<String>,
     what: &str,
     table: &mut Table,
-    proof: impl Fn() -> String,
+    proof: impl Fn() -> anyhow::Result<String>,
 ) -> anyhow::Result<()> {
     let started = Instant::now();
-    run.next().await?;
+    run.next(scene).await?;
     finish(run, scene, undisturbed).await.context(what.to_owned())?;
-    Ok(table.row(&[what, &proof(), &undisturbed.len().to_string(), &started.elapsed().as_secs().to_string()])?)
+    Ok(table.row(&[what, &proof()?, &undisturbed.len().to_string(), &started.elapsed().as_secs().to_string()])?)
 }
 
 async fn finish(run: &Run<'_>, scene: &Scene<'_>, undisturbed: &BTreeSet<String>) -> anyhow::Result<()> {
     let complete = |job: &Value| is_complete(job, run.generation);
-    run.watched.until("the run is complete", RUN_LIMIT, complete, |_| {}).await?;
+    let job = run.watched.until("the run is complete", RUN_LIMIT, complete, |_| {}).await?;
     let jobs = run.jobs()?;
     ensure!(jobs == *undisturbed, "{jobs:?}, undisturbed {undisturbed:?}");
-    Ok(scene.must_agree(None, None, &[1]).await?)
+    Ok(scene.must_agree(None, Some(&job), &[run.generation]).await?)
 }
 
 /// Returns the run's Jobs, of each unit one.
@@ -332,7 +341,7 @@ async fn late_status(fixture: &Fixture, place: &Place<'_>) -> anyhow::Result<()>
         if wakes_with_a_word(&run, place).await? {
             return Ok(());
         }
-        run.next().await?;
+        run.next(&scene).await?;
     }
     anyhow::bail!("none of {LATE_WORDS_MAX} leaders got to say what it had to")
 }

@@ -231,7 +231,9 @@ impl History {
         let short = below(it.effective, round.keys.as_ref(), enforced, size_enforced);
         let mut size_lowered = None;
         if let (Some(config), Some(keys)) = (&seen.config, &round.keys) {
-            self.accept(config, keys, it.effective, floor.retention, now_ms);
+            if seen.config_is_fresh {
+                self.accept(config, keys, it.effective, floor.retention, now_ms);
+            }
             let guards_size = rules.protect.retention_bytes && enforced >= floor.retention && short.is_none();
             let kept = self.kept.filter(|kept| guards_size && seen.offsets_at_ms > 0 && kept.is_size_above(keys));
             size_lowered = kept.and_then(|kept| Some(Finding::SizeLowered { from: kept.bytes, to: keys.retention_bytes? }));
@@ -242,8 +244,7 @@ impl History {
             self.may_go_on = short.is_some() || is_blind || is_outrun(it, &floor);
         }
         it.findings = self.findings(it, round, &floor, short.map(|to| (to, enforced)), size_lowered, rules);
-        let counts = |gap: &Gap| it.groups.get(&gap.group).is_none_or(|g| g.standing.counts());
-        it.losses = self.losses(counts, now_ms);
+        it.losses = self.losses(|gap| self.counts(governance.policies, gap), now_ms);
         if let (Some(config), Some(keys)) = (&seen.config, &round.keys) {
             it.wanted = self.wanted(&Situation {
                 config,
@@ -285,7 +286,7 @@ impl History {
         if let Some(wanted) = floor.capped_from {
             all.push(Finding::FloorCapped { wanted, maximum: rules.maximum });
         }
-        let counts = |gap: &&Gap| it.groups.get(&gap.group).is_none_or(|g| g.standing.counts()) && !self.is_acknowledged(gap);
+        let counts = |gap: &&Gap| self.counts(round.governance.policies, gap) && !self.is_acknowledged(gap);
         all.extend(self.gaps.iter().filter(counts).cloned().map(Finding::Missed));
         if let Some(repair) = self.repair.as_ref().filter(|r| !r.acknowledged) {
             if repair.outcome() == Some(Outcome::Lost) {
@@ -303,10 +304,22 @@ impl History {
         all
     }
 
-    /// A group that the broker has forgotten stays known until it is retired.
+    /// A group that the broker has forgotten stays known as long as it counts. What it missed while it did not goes with it: once
+    /// the group is not known any more, nothing would tell it from what counts.
     fn retire(&mut self, seen: &Observed, policies: &[&Policy], now_ms: i64) {
         let present = |name: &str| seen.groups.as_ref().is_none_or(|groups| groups.contains_key(name));
-        self.groups.retain(|name, record| present(name) || Standing::of(policies, name, record.idle_ms(now_ms)) != Standing::Retired);
+        let goes = |name: &str, record: &GroupRecord| !present(name) && !Standing::of(policies, name, record.idle_ms(now_ms)).counts();
+        let gone = |gap: &Gap| self.groups.get(&gap.group).is_some_and(|record| goes(&gap.group, record));
+        let mut gaps = std::mem::take(&mut self.gaps);
+        gaps.retain(|gap| !gone(gap) || self.counts(policies, gap));
+        self.gaps = gaps;
+        self.groups.retain(|name, record| !goes(name, record));
+    }
+
+    /// Whether a group counted when it missed something: who is retired later has lost it all the same.
+    fn counts(&self, policies: &[&Policy], gap: &Gap) -> bool {
+        let idle_ms = |record: &GroupRecord| record.idle_ms(gap.found_ms);
+        self.groups.get(&gap.group).is_none_or(|record| Standing::of(policies, &gap.group, idle_ms(record)).counts())
     }
 
     /// Until lag is known again, what there was when it became unknown is held. Before the first look of a process that is what

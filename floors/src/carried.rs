@@ -76,7 +76,7 @@ pub(crate) fn repair(it: &Assessment) -> Option<RepairStatus> {
     })
 }
 
-/// The newest first.
+/// The newest first. What nobody has seen to is shown before what somebody has: only what is shown can be seen to.
 pub(crate) fn losses(it: &Assessment) -> Vec<LossStatus> {
     let mut room = RANGES_MAX;
     let mut one = |loss: &Loss| {
@@ -102,7 +102,11 @@ pub(crate) fn losses(it: &Assessment) -> Vec<LossStatus> {
             acknowledged: incident.acknowledged,
         }
     };
-    it.losses.iter().rev().take(LOSSES_MAX).map(&mut one).collect()
+    let mut shown: Vec<(usize, &Loss)> = it.losses.iter().enumerate().rev().collect();
+    shown.sort_by_key(|(_, loss)| loss.incident.acknowledged);
+    shown.truncate(LOSSES_MAX);
+    shown.sort_by_key(|(age, _)| std::cmp::Reverse(*age));
+    shown.into_iter().map(|(_, loss)| one(loss)).collect()
 }
 
 /// Of groups whose offsets the broker forgets, or has forgotten.

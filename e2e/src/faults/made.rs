@@ -14,7 +14,8 @@ use crate::fixture::Fixture;
 /// The watch, until it is dropped.
 #[derive(Debug)]
 pub struct Made {
-    names: Arc<Mutex<BTreeSet<String>>>,
+    /// Each by its UID: one that is made again under its name is another one.
+    names: Arc<Mutex<BTreeMap<String, String>>>,
     watch: JoinHandle<()>,
 }
 
@@ -22,14 +23,15 @@ impl Made {
     /// Begins to watch a fixture's namespace.
     pub fn watch(fixture: &Fixture) -> Self {
         let api: Api<Job> = Api::namespaced(fixture.cluster.kube.clone(), &fixture.namespace);
-        let names = Arc::new(Mutex::new(BTreeSet::new()));
+        let names = Arc::new(Mutex::new(BTreeMap::new()));
         let seen = Arc::clone(&names);
         let watch = tokio::spawn(async move {
             let mut jobs = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff().touched_objects());
             while let Some(job) = jobs.next().await {
                 // An apiserver that is away is watched again.
                 let Ok(job) = job else { continue };
-                seen.lock().unwrap_or_else(PoisonError::into_inner).insert(job.name_any());
+                let name = job.name_any();
+                seen.lock().unwrap_or_else(PoisonError::into_inner).insert(job.metadata.uid.unwrap_or_default(), name);
             }
         });
         Self { names, watch }
@@ -37,9 +39,8 @@ impl Made {
 
     /// Those of a generation, without what names the generation in them.
     pub fn of(&self, generation: u32) -> BTreeSet<String> {
-        let part = format!("-g{generation}-");
         let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        names.iter().filter_map(|name| Some(name.split_once(&part)?.1.to_owned())).collect()
+        of(names.values(), generation)
     }
 
     /// Whether an attempt at a unit of a generation was made.
@@ -52,6 +53,19 @@ impl Drop for Made {
     fn drop(&mut self) {
         self.watch.abort();
     }
+}
+
+/// One that was made more than once under its name is there by as many names, which no attempt has.
+fn of<'a>(names: impl Iterator<Item = &'a String>, generation: u32) -> BTreeSet<String> {
+    let part = format!("-g{generation}-");
+    let mut made = BTreeSet::new();
+    for name in names.filter_map(|name| Some(name.split_once(&part)?.1)) {
+        let mut name = name.to_owned();
+        while !made.insert(name.clone()) {
+            name.push_str(", again");
+        }
+    }
+    made
 }
 
 /// What is wrong with the Jobs of a generation that lost these attempts: an undisturbed run makes one of each unit, and each
@@ -85,5 +99,8 @@ mod tests {
         assert_eq!(wrong(&one_more, &lost(&["plan", "extract-0000"])).len(), 1);
         assert_eq!(wrong(&undisturbed, &lost(&["verify-0000"])).len(), 1, "a unit that there is not");
         assert_eq!(wrong(&made(&["plan-a1", "plan-a3"]), &lost(&["plan"])).len(), 1, "a number that is left out");
+        let names = ["lake-g1-plan-a1", "lake-g2-plan-a1", "lake-g1-plan-a1"].map(str::to_owned);
+        assert_eq!(wrong(&of(names[..2].iter(), 1), &[]), Vec::<String>::new());
+        assert_eq!(wrong(&of(names.iter(), 1), &[]).len(), 1, "one that was made twice under its name");
     }
 }

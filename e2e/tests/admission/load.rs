@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use weir_e2e::fixture::Fixture;
 
 /// In all; each of the clients asks its share.
-pub const REQUESTS_A_SECOND: u32 = 200;
+const REQUESTS_A_SECOND: u32 = 200;
 const CLIENTS: u32 = 20;
 
 /// Requests that go on until they are stopped.

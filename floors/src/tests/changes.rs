@@ -246,6 +246,26 @@ fn it_goes_back_in_steps_to_what_there_was() {
 }
 
 #[test]
+fn what_was_seen_before_a_step_down_does_not_end_it() {
+    let mut world = World::new();
+    hold(&mut world, 220);
+    let said = world.look();
+    world.apply(&said);
+    world.holds.clear();
+    let said = world.keeps_up(DAY_MS);
+    assert_eq!(now(&said), Some((Cause::StepDown, 220)));
+    let before = world.seen.config.clone();
+    world.apply(&said);
+    // For a while the configuration cannot be read.
+    let after = std::mem::replace(&mut world.seen.config, before);
+    world.seen.config_is_fresh = false;
+    world.now_ms += 60_000;
+    world.look();
+    (world.seen.config, world.seen.config_is_fresh) = (after, true);
+    assert_eq!(now(&world.keeps_up(DAY_MS)), Some((Cause::StepDown, 196)));
+}
+
+#[test]
 fn what_somebody_else_set_since_is_theirs() {
     let mut world = World::new();
     hold(&mut world, 220);

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
+use weir_crds::topic_loss::LossStatus;
+
 use super::{
     verdicts::behind,
     world::{GROUP, World},
@@ -214,4 +216,77 @@ fn what_many_groups_missed_of_many_partitions_is_told_whole_and_once() {
         assert_eq!((losses(&said), missed(&said)), (vec![(600 * start, false)], 1200));
         assert_eq!(topic_floor(&said, None).losses[0].more, 1200 - 256);
     }
+}
+
+#[test]
+fn what_an_excluded_group_missed_goes_with_it() {
+    let mut world = behind();
+    let name = "console-1".to_owned();
+    let other = GroupSeen { state: GroupState::Empty, committed: Some([(0, 0)].into()) };
+    world.seen.groups.as_mut().unwrap().insert(name.clone(), other);
+    world.commit(1000);
+    world.now_ms += MINUTE_MS;
+    world.look();
+    world.log().start = 500;
+    world.now_ms += MINUTE_MS;
+    assert_eq!(world.look().losses, []);
+    assert_eq!(world.history.gaps().len(), 1, "it may count some day");
+    world.seen.groups.as_mut().unwrap().remove(&name);
+    world.now_ms += MINUTE_MS;
+    assert_eq!(world.look().losses, []);
+    assert!(world.history.gaps().is_empty() && !world.history.groups.contains_key(&name));
+}
+
+/// A group that stands still while others read on, and after how many days it misses something.
+fn abandoned(days: i64) -> World {
+    let mut world = behind();
+    world.group().state = GroupState::Empty;
+    world.pass(days * DAY_MS, HOUR_MS, 60, 0);
+    world.log().start = 500;
+    world.now_ms += 30_000;
+    world.look();
+    world
+}
+
+#[test]
+fn what_a_group_missed_while_it_counted_is_told_until_somebody_has_seen_to_it() {
+    let mut world = abandoned(13);
+    for _ in 0..2 {
+        world.now_ms += 2 * DAY_MS;
+        assert_eq!(losses(&world.look())[0].0, 500, "the group is retired");
+    }
+    world.seen.groups.as_mut().unwrap().clear();
+    world.now_ms += 30_000;
+    let said = world.look();
+    assert_eq!((losses(&said)[0].0, missed(&said), said.groups.len()), (500, 1, 0), "the broker has forgotten it");
+    world.history.acknowledge(&[said.losses[0].incident.id.as_str()]);
+    assert_eq!(missed(&world.look()), 0);
+}
+
+#[test]
+fn what_a_retired_group_missed_is_not_told_when_the_broker_forgets_it() {
+    let mut world = abandoned(15);
+    assert_eq!((world.look().losses, world.history.gaps().len()), (vec![], 1));
+    world.seen.groups.as_mut().unwrap().clear();
+    world.now_ms += 30_000;
+    let said = world.look();
+    assert_eq!((said.losses, said.groups.len(), world.history.gaps()), (vec![], 0, &[][..]));
+}
+
+#[test]
+fn what_nobody_has_seen_to_is_shown_before_what_somebody_has() {
+    let mut world = busy();
+    for round in 1..=10 {
+        world.log().start = 10 * round;
+        world.now_ms += HOUR_MS;
+        let said = world.look();
+        world.history.drafted(&said.losses[said.losses.len() - 1].incident.id, format!("lake/draft-{round}"));
+    }
+    let shown = |world: &mut World| topic_floor(&world.look(), None).losses;
+    let found = |losses: &[LossStatus]| losses.iter().map(|loss| loss.missed[0].range.from).collect::<Vec<i64>>();
+    let newest = shown(&mut world);
+    assert_eq!(found(&newest), [90, 80, 70, 60, 50, 40, 30, 20]);
+    let ids: Vec<&str> = newest.iter().map(|loss| loss.id.as_str()).collect();
+    world.history.acknowledge(&ids);
+    assert_eq!(found(&shown(&mut world)), [90, 80, 70, 60, 50, 40, 10, 0]);
 }

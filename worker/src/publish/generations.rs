@@ -119,6 +119,14 @@ impl Earlier {
         progress: Option<&BucketProgress>,
         wanted: impl Fn(&Slice) -> bool,
     ) -> Result<Vec<Done>, PublishError> {
+        if let Some(other) = progress.filter(|progress| progress.at.is_some() && progress.plan_hash != self.plan_hash) {
+            // Of what went by that plan there is nothing in the store to go by.
+            let what = format!(
+                "the record of generation {} is of the plan {}, which is not in the artifact store",
+                self.run.generation, other.plan_hash
+            );
+            return Err(PublishError::ProgressLost { bucket: bucket.to_owned(), what });
+        }
         let last = progress.and_then(|progress| progress.at.as_ref());
         // Where slices go in order, one that progress has left behind has a manifest.
         let reached =

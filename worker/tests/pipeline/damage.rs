@@ -143,3 +143,20 @@ async fn what_an_earlier_generation_published_is_not_published_again_because_its
     must_name(&third, Verb::Publish, FailureCode::ProgressLost, "generation 1").await;
     assert_eq!(seen(&world).await, once_each(0..ROWS * SLICES as u64));
 }
+
+/// Somebody tidied up, and planned the same generation again.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker and a store"]
+async fn what_was_published_by_a_plan_that_is_gone_is_not_published_again() {
+    let world = World { ordering: "None", ..World::new("planned-again").await };
+    let first = world.planned(1, &rows()).await;
+    must(&first, &[Verb::Assemble, Verb::Publish]).await;
+    damage(&first, &first.run.keys.plan(), "\"slicesPerUnit\":3", "\"slicesPerUnit\":2").await;
+    for (slice, bucket) in first.plan.slices.iter().flat_map(|slice| first.plan.buckets().into_iter().map(move |bucket| (slice, bucket))) {
+        world.delete_object(&first.run.keys.published(&slice.id, &bucket.id)).await;
+    }
+    let second = world.planned(2, &rows()).await;
+    must(&second, &[Verb::Assemble]).await;
+    must_name(&second, Verb::Publish, FailureCode::ProgressLost, "generation 1").await;
+    assert_eq!(seen(&world).await, once_each(0..ROWS * SLICES as u64));
+}

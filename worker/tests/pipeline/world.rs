@@ -53,6 +53,7 @@ pub struct World {
     pub namespace: String,
     pub topic: String,
     pub mode: &'static str,
+    pub ordering: &'static str,
     /// The column that is the records' key.
     pub key: &'static str,
     /// What the source objects hold, so far as it differs: events of other users.
@@ -74,7 +75,16 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("aws-access-key-id"), env("AWS_ACCESS_KEY_ID")).unwrap();
         std::fs::write(dir.path().join("aws-secret-access-key"), env("AWS_SECRET_ACCESS_KEY")).unwrap();
-        let world = Self { dir, topic: unique.clone(), namespace: unique, mode: "InPlace", key: "user", objects: "", lost: None };
+        let world = Self {
+            dir,
+            topic: unique.clone(),
+            namespace: unique,
+            mode: "InPlace",
+            ordering: "PerKey",
+            key: "user",
+            objects: "",
+            lost: None,
+        };
         world.s3().await.create_bucket().bucket(&world.namespace).send().await.unwrap();
         world.create_topic(&world.topic, PARTITIONS, &[("retention.ms", "-1")]).await;
         Admin::new(&world.kafka()).unwrap().ensure_progress_topic(&world.progress_topic()).await.unwrap();
@@ -206,7 +216,7 @@ impl World {
             "sources": [{"name": "logs", "columns": "x int", "arrival": "None", "select": "SELECT 1"}],
             "reconstruct": {"columns": {"eventId": "id", "eventTime": "at", "eventType": "type", "key": self.key}},
             "sinks": [{"name": "events", "kafka": {
-                "clusterRef": {"name": "k"}, "topic": self.topic, "mode": self.mode, "partitioner": "Murmur2", "timestamps": "EventTime", "ordering": "PerKey",
+                "clusterRef": {"name": "k"}, "topic": self.topic, "mode": self.mode, "partitioner": "Murmur2", "timestamps": "EventTime", "ordering": self.ordering,
                 "value": {"format": "Json", "columns": ["id", "at", "user"]}
             }}]
         }))
