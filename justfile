@@ -116,9 +116,9 @@ fault-tests:
     cat "$beside"; rm "$beside"
     just tests {{ broker_faults }} && exit $failed
 
-# Every test but those at size, in as little time as they leave each other alone: first what needs a broker that stays, then what restarts
-# it or takes nodes and operators away, beside the worker's faults, which bear that; last what measures time, stops everything, or slows
-# the broker or stops it for long.
+# Every test but those at size, in as little time as they leave each other alone: first what needs a broker that stays; then what restarts
+# it or takes operators away, beside the worker's faults, which bear that; last what measures time, stops everything, or slows the broker
+# or stops it for long.
 [private]
 full-tests:
     #!/usr/bin/env bash
@@ -127,12 +127,12 @@ full-tests:
     logs=$(mktemp --directory)
     failed=0
     beside() { just tests "${@:2}" > "$logs/$1" 2>&1; }
-    (beside client "admin pipeline store" --skip slow_brokers; client=$?; beside workers "{{ worker_faults }}" && exit $client) & workers=$!
+    beside client "admin pipeline store" --skip slow_brokers & client=$!
     beside retention "manifests retention retention_audit retention_losses" --skip a_lag_that_grows_slowly --skip near_loss --skip skipped & retention=$!
     beside lag retention_losses a_lag_that_grows_slowly near_loss skipped & lag=$!
     just tests "claims novashop {{ node_faults }}" || failed=1
-    wait $retention || failed=1
-    wait $lag || failed=1
+    for first in $client $retention $lag; do wait $first || failed=1; done
+    beside workers "{{ worker_faults }}" & workers=$!
     just tests "disturbed operator secure starting {{ operator_faults }}" || failed=1
     wait $workers || failed=1
     cat "$logs"/*; rm -r "$logs"

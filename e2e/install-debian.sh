@@ -6,7 +6,8 @@ set -eu
 packages="
   containerd runc containernetworking-plugins iptables iproute2 procps util-linux
   prometheus postgresql buildah ca-certificates busybox-static
-  gcc g++ libc6-dev make mold cmake pkg-config perl git"
+  gcc g++ libc6-dev make mold cmake pkg-config perl git
+  python3 python3-venv"
 
 missing=""
 for package in $packages; do

@@ -104,7 +104,7 @@ pub struct TopicFloorStatus {
     pub standing: Option<TopicStanding>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repair: Option<RepairStatus>,
-    /// The newest eight.
+    /// The newest eight, those that nobody has acknowledged first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub losses: Vec<LossStatus>,

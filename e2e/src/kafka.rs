@@ -208,6 +208,22 @@ impl Kafka {
         delivery.map(drop).map_err(|(source, _)| Error::Produce { topic: topic.to_owned(), source })
     }
 
+    /// Where each partition of a topic begins, and where it ends for a `read_committed` reader.
+    pub async fn bounds(&self, topic: &str) -> Result<BTreeMap<i32, (i64, i64)>, Error> {
+        let (mut config, topic) = (self.client(Listener::Plaintext)?, topic.to_owned());
+        config.set("isolation.level", "read_committed");
+        let interrupted = Error::Interrupted { topic: topic.clone() };
+        let bounds = tokio::task::spawn_blocking(move || {
+            let read_error = |source| Error::Read { topic: topic.clone(), source };
+            let consumer = config.create::<BaseConsumer>().map_err(Error::Client)?;
+            let metadata = consumer.fetch_metadata(Some(&topic), CALL_TIMEOUT).map_err(read_error)?;
+            let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions()).map(|partition| partition.id());
+            let bounds = partitions.map(|id| Ok((id, consumer.fetch_watermarks(&topic, id, CALL_TIMEOUT).map_err(read_error)?)));
+            bounds.collect::<Result<_, Error>>()
+        });
+        bounds.await.map_err(|_| interrupted)?
+    }
+
     /// Reads a topic from its beginning to its end, as a `read_committed` reader sees it now. Sorted by partition and
     /// offset.
     pub async fn read_committed(&self, topic: &str) -> Result<Vec<Record>, Error> {

@@ -3,7 +3,7 @@
 use std::{cmp::Reverse, collections::BTreeMap};
 
 use crate::{
-    HOUR_MS, MINUTE_MS, Retention,
+    DAY_MS, HOUR_MS, MINUTE_MS, Retention,
     config::Keys,
     exceptions::{Exception, enforced},
     findings::{Detect, Finding, Gap, time_to_loss},
@@ -26,6 +26,8 @@ const STALE_MS: i64 = 5 * MINUTE_MS;
 const READ_FROM_BEHIND_MS: i64 = MINUTE_MS;
 /// A repair is told of for so long: whoever lowered the retention should learn of it.
 const RESTORED_TOLD_MS: i64 = HOUR_MS;
+/// For so long a group that does not count is kept after the broker has forgotten it.
+const FORGOTTEN_KEPT_MS: i64 = DAY_MS;
 /// Records that one round may ask for, the furthest behind first.
 const READS_MAX: usize = 32;
 
@@ -244,7 +246,7 @@ impl History {
             self.may_go_on = short.is_some() || is_blind || is_outrun(it, &floor);
         }
         it.findings = self.findings(it, round, &floor, short.map(|to| (to, enforced)), size_lowered, rules);
-        it.losses = self.losses(|gap| self.counts(governance.policies, gap), now_ms);
+        it.losses = self.losses(|gap| self.standing(governance.policies, gap).counts(), now_ms);
         if let (Some(config), Some(keys)) = (&seen.config, &round.keys) {
             it.wanted = self.wanted(&Situation {
                 config,
@@ -286,7 +288,7 @@ impl History {
         if let Some(wanted) = floor.capped_from {
             all.push(Finding::FloorCapped { wanted, maximum: rules.maximum });
         }
-        let counts = |gap: &&Gap| self.counts(round.governance.policies, gap) && !self.is_acknowledged(gap);
+        let counts = |gap: &&Gap| self.standing(round.governance.policies, gap).counts() && !self.is_acknowledged(gap);
         all.extend(self.gaps.iter().filter(counts).cloned().map(Finding::Missed));
         if let Some(repair) = self.repair.as_ref().filter(|r| !r.acknowledged) {
             if repair.outcome() == Some(Outcome::Lost) {
@@ -304,22 +306,31 @@ impl History {
         all
     }
 
-    /// A group that the broker has forgotten stays known as long as it counts. What it missed while it did not goes with it: once
-    /// the group is not known any more, nothing would tell it from what counts.
+    /// A group that the broker has forgotten stays known as long as it counts, and for a day more: that it does not may be a mistake
+    /// in a policy. What it missed while it was retired goes with it, since nothing would tell it from what counts then; and what it
+    /// misses from now on is told apart from what it missed while it counted.
     fn retire(&mut self, seen: &Observed, policies: &[&Policy], now_ms: i64) {
-        let present = |name: &str| seen.groups.as_ref().is_none_or(|groups| groups.contains_key(name));
-        let goes = |name: &str, record: &GroupRecord| !present(name) && !Standing::of(policies, name, record.idle_ms(now_ms)).counts();
-        let gone = |gap: &Gap| self.groups.get(&gap.group).is_some_and(|record| goes(&gap.group, record));
+        let Some(present) = &seen.groups else { return };
+        let counts = |name: &str, record: &GroupRecord| Standing::of(policies, name, record.idle_ms(now_ms)).counts();
+        let is_kept = |record: &GroupRecord| record.forgotten_ms().is_none_or(|at_ms| now_ms.saturating_sub(at_ms) < FORGOTTEN_KEPT_MS);
+        let stays = |name: &str, record: &GroupRecord| {
+            present.contains_key(name) || (!record.positions.is_empty() && (counts(name, record) || is_kept(record)))
+        };
         let mut gaps = std::mem::take(&mut self.gaps);
-        gaps.retain(|gap| !gone(gap) || self.counts(policies, gap));
+        gaps.retain_mut(|gap| {
+            let Some(record) = self.groups.get(&gap.group) else { return true };
+            let then = self.standing(policies, gap);
+            gap.closed |= then.counts() && !counts(&gap.group, record);
+            stays(&gap.group, record) || then != Standing::Retired
+        });
         self.gaps = gaps;
-        self.groups.retain(|name, record| !goes(name, record));
+        self.groups.retain(|name, record| stays(name, record));
     }
 
-    /// Whether a group counted when it missed something: who is retired later has lost it all the same.
-    fn counts(&self, policies: &[&Policy], gap: &Gap) -> bool {
-        let idle_ms = |record: &GroupRecord| record.idle_ms(gap.found_ms);
-        self.groups.get(&gap.group).is_none_or(|record| Standing::of(policies, &gap.group, idle_ms(record)).counts())
+    /// A group's standing when it missed something: who is retired later has lost it all the same.
+    fn standing(&self, policies: &[&Policy], gap: &Gap) -> Standing {
+        let idle_ms = self.groups.get(&gap.group).map_or(0, |record| record.idle_ms(gap.found_ms));
+        Standing::of(policies, &gap.group, idle_ms)
     }
 
     /// Until lag is known again, what there was when it became unknown is held. Before the first look of a process that is what

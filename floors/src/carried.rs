@@ -104,9 +104,9 @@ pub(crate) fn losses(it: &Assessment) -> Vec<LossStatus> {
     };
     let mut shown: Vec<(usize, &Loss)> = it.losses.iter().enumerate().rev().collect();
     shown.sort_by_key(|(_, loss)| loss.incident.acknowledged);
-    shown.truncate(LOSSES_MAX);
+    let mut shown: Vec<_> = shown.into_iter().take(LOSSES_MAX).map(|(age, loss)| (age, one(loss))).collect();
     shown.sort_by_key(|(age, _)| std::cmp::Reverse(*age));
-    shown.into_iter().map(|(_, loss)| one(loss)).collect()
+    shown.into_iter().map(|(_, loss)| loss).collect()
 }
 
 /// Of groups whose offsets the broker forgets, or has forgotten.
@@ -212,6 +212,7 @@ fn gap(loss: &LossStatus, missed: &MissedRange) -> Gap {
         found_ms: incident.found_ms,
         grown_ms: incident.grown_ms,
         between: missed.between,
+        closed: false,
         incident: incident.id,
     }
 }

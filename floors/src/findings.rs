@@ -34,6 +34,9 @@ pub struct Gap {
     /// Offsets in it that are not of it: several gaps became one.
     #[serde(default)]
     pub between: i64,
+    /// It counts and its group does not any more: what the group misses from then on is another gap.
+    #[serde(default)]
+    pub closed: bool,
     /// The id of what it belongs to.
     pub incident: String,
 }

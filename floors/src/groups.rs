@@ -173,6 +173,11 @@ impl GroupRecord {
         }
     }
 
+    /// When the last of its offsets was forgotten.
+    pub fn forgotten_ms(&self) -> Option<i64> {
+        self.positions.values().filter_map(|p| p.forgotten_ms).max()
+    }
+
     /// Whether the broker has nothing of it.
     pub fn is_forgotten(&self) -> bool {
         self.positions.values().all(|p| p.forgotten_ms.is_some())

@@ -260,7 +260,6 @@ impl History {
                 record.forget(seen.offsets_at_ms);
             }
         }
-        self.groups.retain(|name, record| groups.contains_key(name) || !record.positions.is_empty());
     }
 
     /// What lies between a committed offset and the log's start is gone.
@@ -365,6 +364,7 @@ impl Unread<'_> {
             found_ms,
             grown_ms: found_ms,
             between: 0,
+            closed: false,
             incident: String::new(),
         }
     }

@@ -57,7 +57,7 @@ pub enum Verdict {
 pub const GUARDED: [&str; 7] =
     [RETENTION_MS, RETENTION_BYTES, CLEANUP_POLICY, REMOTE_STORAGE, REMOTE_DELETE_ON_DISABLE, LOCAL_RETENTION_MS, LOCAL_RETENTION_BYTES];
 
-const BREAK_GLASS: &str = "To go below it for at most 4 hours, create a RetentionException.";
+const BREAK_GLASS: &str = "To go below it for a while, create a RetentionException.";
 
 /// Judges a change of a topic's configuration.
 pub fn judge(edit: &Edit<'_>, standing: &Standing) -> Verdict {

@@ -112,7 +112,7 @@ impl History {
         let loss = |incident: &Incident| {
             let gaps: Vec<Gap> = self.gaps.iter().filter(|g| g.incident == incident.id && counts(g)).cloned().collect();
             let found_ms = gaps.iter().map(|g| g.found_ms).min()?;
-            let grown_ms = gaps.iter().map(|g| g.grown_ms).max()?;
+            let grown_ms = gaps.iter().map(|g| g.grown_ms.max(g.found_ms)).max()?;
             let settled = is_judged && now_ms - grown_ms >= self.quiet_ms(incident.cause, SETTLED_MS);
             Some(Loss { incident: Incident { found_ms, grown_ms, ..incident.clone() }, gaps, settled })
         };
@@ -151,7 +151,7 @@ impl History {
         let mut from = gap.from;
         while let Some(known) = self.gaps.iter_mut().find(|known| known.covers(&gap, from)) {
             let incident = self.incidents.iter_mut().find(|i| i.id == known.incident);
-            if let Some(incident) = incident.filter(|i| i.is_open() && known.to < gap.to) {
+            if let Some(incident) = incident.filter(|i| i.is_open() && !known.closed && known.to < gap.to) {
                 incident.grown_ms = gap.found_ms;
                 known.grow(&gap);
                 return;
@@ -212,9 +212,9 @@ impl History {
             surplus -= usize::from(goes);
             !goes
         });
-        let mut places: BTreeMap<(String, String, i32), usize> = BTreeMap::new();
+        let mut places: BTreeMap<(String, String, i32, bool), usize> = BTreeMap::new();
         for gap in gaps {
-            let of = (gap.incident.clone(), gap.group.clone(), gap.partition);
+            let of = (gap.incident.clone(), gap.group.clone(), gap.partition, gap.closed);
             match places.get(&of).copied().filter(|_| surplus > 0) {
                 Some(place) => {
                     self.gaps[place].absorb(&gap);

@@ -65,7 +65,9 @@ pub const fn remedy(code: FailureCode) -> &'static str {
         FailureCode::TopicMissing => "create the topic, or correct sinks[].kafka.topic",
         FailureCode::TargetUnsuitable => "change the target's settings, or publish to another topic",
         FailureCode::TargetChanged => "the plan was made for another topic or cluster: raise runGeneration to plan for this one",
-        FailureCode::ProgressLost => "restore the progress topic; what was published can only be found out by reading it back by event id",
+        FailureCode::ProgressLost => {
+            "restore the progress topic, or the plan that is missing from the artifact store; else what was published can only be found out by reading it back by event id"
+        }
         FailureCode::ProgressCorrupt => {
             "somebody else writes to the progress topic: take that right away, and write the record's last good value again, which the topic has before it; then the run goes on"
         }

@@ -84,9 +84,9 @@ struct State {
     weather: Weather,
     requests: u64,
     troubled: BTreeMap<String, u64>,
-    /// Watches that were opened, and how many of them, from the first on, are mute.
+    /// Watches that were opened, and how many of them, from the first on, became mute each time.
     watches: u64,
-    mute: u64,
+    mute: Vec<u64>,
 }
 
 enum Upstream {
@@ -119,8 +119,14 @@ impl HttpProxy {
     async fn start(upstream: Upstream, seed: u64) -> std::io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let endpoint = format!("http://{}", listener.local_addr()?);
-        let state =
-            State { random: Random::of(seed, 2), weather: Weather::default(), requests: 0, troubled: BTreeMap::new(), watches: 0, mute: 0 };
+        let state = State {
+            random: Random::of(seed, 2),
+            weather: Weather::default(),
+            requests: 0,
+            troubled: BTreeMap::new(),
+            watches: 0,
+            mute: Vec::new(),
+        };
         let shared = Arc::new(Shared { upstream, state: Mutex::new(state) });
         let task = tokio::spawn(accept(listener, Arc::clone(&shared)));
         Ok(Self { endpoint, shared, task })
@@ -131,10 +137,12 @@ impl HttpProxy {
         self.shared.state().weather = weather;
     }
 
-    /// The watches that are open bring nothing any more, and stay open.
-    pub fn mute_watches(&self) {
+    /// The watches that are open bring nothing any more, and stay open. Returns what is told of those that have something to bring.
+    pub fn mute_watches(&self) -> String {
         let mut state = self.shared.state();
-        state.mute = state.watches;
+        let watches = state.watches;
+        state.mute.push(watches);
+        mute(state.mute.len())
     }
 
     /// Requests so far, and how many had which trouble.
@@ -248,8 +256,9 @@ impl Shared {
             let shared = Arc::clone(&self);
             async move {
                 let frame = body.frame().await.transpose().map_err(BoxError::from)?;
-                if number <= shared.state().mute {
-                    shared.note("watch mute");
+                let since = shared.state().mute.iter().position(|watches| number <= *watches);
+                if let Some(before) = since {
+                    shared.note(&mute(before + 1));
                     std::future::pending::<()>().await;
                 }
                 Ok(frame.map(|frame| (frame, body)))
@@ -262,6 +271,10 @@ impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn mute(times: usize) -> String {
+    format!("watch mute since time {times}")
 }
 
 /// As S3 servers and the apiserver say it; clients look at the status.

@@ -130,7 +130,7 @@ fn a_refusal_says_all_that_its_reader_needs() {
     assert_eq!(
         message,
         "spec.config.\"retention.ms\": 3600000 (1h) is below the floor of 604800000 (168h) of topic app_events: group lake-sink is \
-         8h12m behind (peak 3d12h, 2026-11-02), twice that is needed; owner data-lake (#data-lake). To go below it for at most 4 hours, \
+         8h12m behind (peak 3d12h, 2026-11-02), twice that is needed; owner data-lake (#data-lake). To go below it for a while, \
          create a RetentionException."
     );
     let Verdict::PassWithWarning { message } =

@@ -85,6 +85,7 @@ fn findings() -> Vec<Finding> {
         found_ms: 0,
         grown_ms: 0,
         between: 0,
+        closed: false,
         incident: String::new(),
     };
     let repair = || Repair {

@@ -108,6 +108,8 @@ async fn ids(
         let mut done = Vec::new();
         for bucket in buckets(plan, index) {
             let last = progress.get(&bucket.id).and_then(|found| found.get(&generation.run.generation));
+            // One by another plan is the publishers' to refuse, each for its bucket.
+            let last = last.filter(|record| generation.has_planned(record));
             done.extend(generation.done(&run.ledger, &bucket.id, last, |_| true).await?);
         }
         let (run, config, topic) = (run.clone(), config.clone(), plan.sinks[index].topic.clone());

@@ -111,7 +111,19 @@ impl Earlier {
             || found(&self.plan) != found(plan)
     }
 
-    /// What it published of a bucket's slices. `progress` is its last progress of the bucket; nobody of it may be publishing any more.
+    /// Whether a record of its progress is of the plan that the store has: it may have been planned again since.
+    pub fn has_planned(&self, record: &BucketProgress) -> bool {
+        record.plan_hash == self.plan_hash
+    }
+
+    /// Takes its record from those of a bucket, and leaves one of another plan.
+    pub fn take_record(&self, records: &mut BTreeMap<u32, BucketProgress>) -> Option<BucketProgress> {
+        let is_planned = records.get(&self.run.generation).is_some_and(|record| self.has_planned(record));
+        if is_planned { records.remove(&self.run.generation) } else { None }
+    }
+
+    /// What it published of a bucket's slices. `progress` is its last progress of the bucket, by the plan that the store has; nobody
+    /// of it may be publishing any more.
     pub async fn done(
         &self,
         ledger: &Ledger,
@@ -119,14 +131,6 @@ impl Earlier {
         progress: Option<&BucketProgress>,
         wanted: impl Fn(&Slice) -> bool,
     ) -> Result<Vec<Done>, PublishError> {
-        if let Some(other) = progress.filter(|progress| progress.at.is_some() && progress.plan_hash != self.plan_hash) {
-            // Of what went by that plan there is nothing in the store to go by.
-            let what = format!(
-                "the record of generation {} is of the plan {}, which is not in the artifact store",
-                self.run.generation, other.plan_hash
-            );
-            return Err(PublishError::ProgressLost { bucket: bucket.to_owned(), what });
-        }
         let last = progress.and_then(|progress| progress.at.as_ref());
         // Where slices go in order, one that progress has left behind has a manifest.
         let reached =

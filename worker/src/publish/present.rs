@@ -125,14 +125,14 @@ fn from_part(run: &Run, earlier: &Earlier, done: &Done, mut see: impl FnMut(Shor
     Ok(())
 }
 
-/// What a generation published whose plan is not in the artifact store cannot be told from what is missing.
-fn require_known(identity: &Identity, unknown: &BTreeMap<u32, BucketProgress>) -> Result<(), PublishError> {
+/// What was published by a plan that is not in the artifact store cannot be told from what is missing.
+fn require_known(identity: &Identity, unplanned: &BTreeMap<u32, BucketProgress>) -> Result<(), PublishError> {
     let is_here = |record: &BucketProgress| record.cluster_id == identity.sink.cluster_id && record.topic_id == identity.sink.topic_id;
-    match unknown.iter().find(|(_, record)| record.at.is_some() && is_here(record)) {
+    match unplanned.iter().find(|(_, record)| record.at.is_some() && is_here(record)) {
         None => Ok(()),
-        Some((generation, _)) => Err(PublishError::ProgressLost {
+        Some((generation, record)) => Err(PublishError::ProgressLost {
             bucket: identity.bucket.id.clone(),
-            what: format!("generation {generation} has published here, and its plan is not in the artifact store"),
+            what: format!("generation {generation} has published here, and its plan {} is not in the artifact store", record.plan_hash),
         }),
     }
 }
@@ -150,15 +150,14 @@ impl Generations {
         let run = &identity.planned.run;
         let part = identity.sink.present.as_ref();
         let planned = Handle::current().block_on(planned.get_or_try_init(|| fetch(run, part)))?.clone();
-        let (mut alike, mut unknown) = (Vec::new(), records.earlier.clone());
+        let mut alike = Vec::new();
         for earlier in Handle::current().block_on(generations::earlier(run))? {
-            unknown.remove(&earlier.run.generation);
+            let progress = earlier.take_record(&mut records.earlier);
             if earlier.published_to(&identity.sink)? && !earlier.places_otherwise(&identity.planned.plan, &run.spec, &identity.sink.name) {
-                let progress = records.earlier.remove(&earlier.run.generation);
                 alike.push((earlier, progress));
             }
         }
-        require_known(identity, &unknown)?;
+        require_known(identity, &records.earlier)?;
         Ok(Self { alike, planned })
     }
 

@@ -144,19 +144,45 @@ async fn what_an_earlier_generation_published_is_not_published_again_because_its
     assert_eq!(seen(&world).await, once_each(0..ROWS * SLICES as u64));
 }
 
-/// Somebody tidied up, and planned the same generation again.
+/// Somebody tidied up, and planned the same generation again: what was published by the earlier plan is not in the store any more.
+async fn planned_again(world: &World, from: &str, to: &str) -> PlannedRun {
+    let first = world.planned(1, &rows()).await;
+    must(&first, &[Verb::Assemble, Verb::Publish]).await;
+    damage(&first, &first.run.keys.plan(), from, to).await;
+    for bucket in first.plan.buckets() {
+        world.delete_object(&first.run.keys.publishing(&bucket.id)).await;
+        for slice in &first.plan.slices {
+            world.delete_object(&first.run.keys.published(&slice.id, &bucket.id)).await;
+        }
+    }
+    first
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a broker and a store"]
 async fn what_was_published_by_a_plan_that_is_gone_is_not_published_again() {
-    let world = World { ordering: "None", ..World::new("planned-again").await };
-    let first = world.planned(1, &rows()).await;
-    must(&first, &[Verb::Assemble, Verb::Publish]).await;
-    damage(&first, &first.run.keys.plan(), "\"slicesPerUnit\":3", "\"slicesPerUnit\":2").await;
-    for (slice, bucket) in first.plan.slices.iter().flat_map(|slice| first.plan.buckets().into_iter().map(move |bucket| (slice, bucket))) {
-        world.delete_object(&first.run.keys.published(&slice.id, &bucket.id)).await;
+    for (name, from, to) in
+        [("planned-again", "\"slicesPerUnit\":3", "\"slicesPerUnit\":2"), ("planned-elsewhere", "\"topicId\":\"", "\"topicId\":\"x")]
+    {
+        let world = World { ordering: "None", ..World::new(name).await };
+        planned_again(&world, from, to).await;
+        let second = world.planned(2, &rows()).await;
+        must(&second, &[Verb::Assemble]).await;
+        must_name(&second, Verb::Publish, FailureCode::ProgressLost, "generation 1").await;
+        assert_eq!(seen(&world).await, once_each(0..ROWS * SLICES as u64));
     }
+}
+
+/// Its records are of the topic that is not there any more.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker and a store"]
+async fn what_was_published_to_an_earlier_topic_by_a_plan_that_is_gone_is_in_nobodys_way() {
+    let world = World { ordering: "None", ..World::new("made-again").await };
+    let first = planned_again(&world, "\"slicesPerUnit\":3", "\"slicesPerUnit\":2").await;
+    world.delete_topic(&world.topic).await;
+    world.recreate_topic().await;
     let second = world.planned(2, &rows()).await;
-    must(&second, &[Verb::Assemble]).await;
-    must_name(&second, Verb::Publish, FailureCode::ProgressLost, "generation 1").await;
+    damage(&first, &first.run.keys.plan(), &first.plan.sinks[0].topic_id, &second.plan.sinks[0].topic_id).await;
+    must(&second, &[Verb::Assemble, Verb::Publish]).await;
     assert_eq!(seen(&world).await, once_each(0..ROWS * SLICES as u64));
 }

@@ -131,7 +131,7 @@ fn a_refusal_names_the_field_of_its_kind() {
         let answered = change(&world, kind, Some(&resource(kind, &Config::new())), Some(&resource(kind, &low)));
         let expected = format!(
             "{path}.\"retention.ms\": 3600000 (1h) is below the floor of 604800000 (168h) of topic app_events: group lake-sink is 8h12m \
-             behind (peak 3d12h, 2026-11-02), twice that is needed; owner data-lake (#data-lake). To go below it for at most 4 hours, \
+             behind (peak 3d12h, 2026-11-02), twice that is needed; owner data-lake (#data-lake). To go below it for a while, \
              create a RetentionException."
         );
         assert_eq!(answered.message, Some(expected));
