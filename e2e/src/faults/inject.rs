@@ -160,7 +160,12 @@ impl Injector for AtRandom {
     }
 
     fn ended(&mut self, attempt: &Attempt) {
-        self.killed += u32::from(matches!(attempt.end, super::attempt::End::Killed));
+        if matches!(attempt.end, super::attempt::End::Killed) {
+            self.killed += 1;
+        } else if let (Some(_), Some(most)) = (attempt.harm.kill_after, self.took.get_mut(&attempt.verb)) {
+            // It was over sooner: when nothing happened the machine was busier.
+            *most = (*most + attempt.took.min(*most)) / 2;
+        }
     }
 }
 
