@@ -117,8 +117,8 @@ fault-tests:
     just tests {{ broker_faults }} && exit $failed
 
 # Every test but those at size, in as little time as they leave each other alone: first what needs a broker that stays; then what restarts
-# it or takes operators away, beside the worker's faults, which bear that; last what measures time, stops everything, or slows the broker
-# or stops it for long.
+# it or takes operators away, beside the worker's faults, which bear that; last what measures time, stops everything, takes weir away, or
+# slows the broker or stops it for long. A lane has its tests one after the other: names of files, a colon, which of theirs.
 [private]
 full-tests:
     #!/usr/bin/env bash
@@ -126,19 +126,25 @@ full-tests:
     export WEIR_E2E_FAULTS=full
     logs=$(mktemp --directory)
     failed=0
-    beside() { just tests "${@:2}" > "$logs/$1" 2>&1; }
-    beside client "admin pipeline store" --skip slow_brokers & client=$!
-    beside retention "manifests retention retention_audit retention_losses" --skip a_lag_that_grows_slowly --skip near_loss --skip skipped & retention=$!
-    beside lag retention_losses a_lag_that_grows_slowly near_loss skipped & lag=$!
-    just tests "claims novashop {{ node_faults }}" || failed=1
-    for first in $client $retention $lag; do wait $first || failed=1; done
-    beside workers "{{ worker_faults }}" & workers=$!
-    just tests "disturbed operator secure starting {{ operator_faults }}" || failed=1
+    lane() {
+        local part failed=0
+        for part in "${@:2}"; do just tests "${part%%:*}" ${part#*:} >> "$logs/$1" 2>&1 || failed=1; done
+        return $failed
+    }
+    lane client "admin pipeline store: --skip slow_brokers" "faults_control faults_disk faults_store:" "faults_broker: --skip dies_or_is_away" & client=$!
+    lane retention "manifests retention retention_audit retention_losses: --skip a_lag_that_grows_slowly --skip near_loss --skip skipped" & retention=$!
+    lane lag "retention_losses: a_lag_that_grows_slowly" "admission: --skip no_request --skip nobody_answers --skip taken_away" & lag=$!
+    lane loss "retention_losses: near_loss skipped" & loss=$!
+    just tests "claims novashop faults_cluster" || failed=1
+    for first in $client $retention $lag $loss; do wait $first || failed=1; done
+    lane workers "faults_worker faults_zombies:" & workers=$!
+    just tests "disturbed operator secure starting faults_operator faults_retention" || failed=1
     wait $workers || failed=1
     cat "$logs"/*; rm -r "$logs"
-    just tests "admission cluster demo forecast" || failed=1
+    just tests admission no_request nobody_answers taken_away || failed=1
+    just tests "cluster demo forecast" || failed=1
     just tests pipeline slow_brokers || failed=1
-    just tests {{ broker_faults }} && exit $failed
+    just tests faults_broker dies_or_is_away && exit $failed
 
 # Formatting, lints, generated files.
 lint: format drift

@@ -18,7 +18,7 @@ use weir_e2e::wait;
 
 const SETTINGS: Settings = Settings { seed: 3, events: 60_000 };
 /// Long enough for everything that happens to it: there must be a worker left to hurt.
-const LONG: Settings = Settings { seed: 42, events: 1_000_000 };
+const LONG: Settings = Settings { seed: 42, events: 500_000 };
 /// One quiet run takes a minute; a drained node and workers that start again take their time.
 const RUN_LIMIT: Duration = Duration::from_secs(900);
 /// For what the operator does at once.

@@ -1,10 +1,15 @@
 //! The operator dies at each of its writes, has a rival that slept, and an apiserver that is bad to it: the topic is the same,
 //! and no Job was made that an undisturbed run does not make.
 
+mod faults_operator {
+    pub mod failing;
+}
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use faults_operator::failing;
 use serde_json::{Value, json};
 use weir_crds::contract::claims::ClaimDocument;
 use weir_crds::contract::manifest::to_bytes;
@@ -16,6 +21,7 @@ use weir_e2e::faults::inject::actions;
 use weir_e2e::faults::made::Made;
 use weir_e2e::faults::operator::{Operator, Place, in_its_place};
 use weir_e2e::faults::table::Table;
+use weir_e2e::faults::turns::{SWAP, Turns, is_of_the_store, kills, kind};
 use weir_e2e::fixture::Fixture;
 use weir_e2e::handles::{Component, Handles, Signal};
 use weir_e2e::novashop::Settings;
@@ -44,17 +50,42 @@ fn trace() -> Vec<Fault> {
     vec![Fault { point: "*".to_owned(), hit: 0, action: "trace" }]
 }
 
+/// How a run ends.
+#[derive(Clone, Copy, Debug)]
+enum Course {
+    Completes,
+    Fails,
+}
+
 /// One run of the job, by its generation, with operators that suffer.
 struct Run<'a> {
     fixture: &'a Fixture,
     watched: Watched,
     made: Made,
     generation: u32,
+    course: Course,
 }
 
-impl Run<'_> {
-    async fn is_complete(&self) -> bool {
-        is_complete(&self.watched.look().await, self.generation)
+impl<'a> Run<'a> {
+    fn first(fixture: &'a Fixture, course: Course) -> Self {
+        Self { fixture, watched: Watched::new(fixture, JOB), made: Made::watch(fixture), generation: 1, course }
+    }
+
+    async fn is_over(&self) -> anyhow::Result<bool> {
+        let job = self.watched.look().await;
+        match self.course {
+            Course::Completes => Ok(is_complete(&job, self.generation)),
+            Course::Fails => failing::has_failed(self, &job).await,
+        }
+    }
+
+    /// Whether it puts nothing more into the store that a fault could meet. One that completes claims before it makes more Jobs than
+    /// the one that plans, and puts no more until its end.
+    fn has_put(&self) -> bool {
+        match self.course {
+            Course::Completes => self.made.of(self.generation).len() > 1,
+            Course::Fails => false,
+        }
     }
 
     /// The Jobs of this run: of each unit one.
@@ -62,6 +93,16 @@ impl Run<'_> {
         let jobs = self.made.of(self.generation);
         ensure!(jobs.contains("plan-a1") && jobs.iter().all(|job| job.ends_with("-a1")), "{jobs:?}");
         Ok(jobs)
+    }
+
+    /// Waits until it has made a Job of a verb, or of any.
+    async fn until_made(&self, verb: &str) -> anyhow::Result<()> {
+        let started = Instant::now();
+        while !self.made.of(self.generation).iter().any(|job| job.starts_with(verb)) {
+            ensure!(started.elapsed() < RUN_LIMIT, "no {verb} Job was made");
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        Ok(())
     }
 
     /// What the job has claimed is forgotten, so that it claims again; and its topic is made anew, so that it publishes again.
@@ -88,7 +129,7 @@ async fn whatever_happens_to_the_operator_the_topic_is_the_same() {
 
 async fn dies(fixture: &Fixture, place: &Place<'_>) -> anyhow::Result<()> {
     let scene = Scene::set(fixture, SETTINGS, None).await?;
-    let mut run = Run { fixture, watched: Watched::new(fixture, JOB), made: Made::watch(fixture), generation: 1 };
+    let mut run = Run::first(fixture, Course::Completes);
     fixture.apply(&scene.job(AUTO)).await?;
     let operator = place.start(IDENTITY, trace(), None)?;
     let job = run.watched.phase("Complete", RUN_LIMIT, |_| {}).await?;
@@ -106,26 +147,25 @@ async fn dies(fixture: &Fixture, place: &Place<'_>) -> anyhow::Result<()> {
                  same job each, into a topic that was made anew: it has every event once, and no Job was made but those of an undisturbed run.";
     let columns = ["run", "faults fired", "operators", "Jobs", "seconds"];
     let mut table = Table::new("b-operator", "The operator dies at each of its writes", about, &columns);
-    let mut open = faults(&hits);
-    let mut done = Vec::new();
+    let mut turns = Turns::new(faults(&hits), leaves_more);
     for _ in 0..RUNS_MAX {
-        if open.is_empty() {
+        if turns.open().is_empty() {
             break;
         }
         run.next(&scene).await?;
-        let (started, before) = (Instant::now(), done.len());
-        let operators = one_run(&run, place, &mut open, &mut done).await.with_context(|| format!("run {}", run.generation))?;
+        let (started, before) = (Instant::now(), turns.fired.len());
+        let operators = one_run(&run, place, &mut turns).await.with_context(|| format!("run {}", run.generation))?;
         let jobs = run.jobs()?;
         ensure!(jobs == undisturbed, "run {}: {jobs:?}, undisturbed {undisturbed:?}", run.generation);
         scene.must_agree(None, Some(&run.watched.look().await), &[run.generation]).await?;
-        let fired = (done.len() - before).to_string();
+        let fired = (turns.fired.len() - before).to_string();
         let seconds = started.elapsed().as_secs().to_string();
         table.row(&[&run.generation.to_string(), &fired, &operators.to_string(), &jobs.len().to_string(), &seconds])?;
     }
-    ensure!(open.is_empty(), "{} faults never fired: {open:?}", open.len());
+    ensure!(turns.open().is_empty(), "{} faults never fired: {:?}", turns.open().len(), turns.open());
     let columns = ["failpoint", "hit", "what happened"];
     let mut points = Table::new("c-operator-points", "The faults at the operator's writes, one by one", "", &columns);
-    for fault in done {
+    for fault in turns.fired {
         points.row(&[&fault.point, &fault.hit.to_string(), fault.action])?;
     }
     Ok(())
@@ -143,12 +183,12 @@ fn faults(hits: &BTreeMap<String, u64>) -> Vec<Fault> {
     faults
 }
 
-/// Starts operators, one after the other, until the run is complete. Returns how many.
-async fn one_run(run: &Run<'_>, place: &Place<'_>, open: &mut Vec<Fault>, done: &mut Vec<Fault>) -> anyhow::Result<u32> {
-    let (deadline, mut operators, mut later, mut is_put) = (Instant::now() + RUN_LIMIT, 0, Vec::new(), false);
-    while !run.is_complete().await {
-        ensure!(Instant::now() < deadline, "it is not complete after {operators} operators");
-        let fault = next_fault(open, is_put);
+/// Starts operators, one after the other, until the run is over. Returns how many.
+async fn one_run(run: &Run<'_>, place: &Place<'_>, turns: &mut Turns) -> anyhow::Result<u32> {
+    let (deadline, mut operators) = (Instant::now() + RUN_LIMIT, 0);
+    while !run.is_over().await? {
+        ensure!(Instant::now() < deadline, "it is not over after {operators} operators");
+        let fault = turns.next(run.has_put());
         if fault.as_ref().is_some_and(|fault| fault.point.starts_with("kube.platform-status")) {
             // Their status is written when they change.
             let patch = json!({"spec": {"limits": {"maxWindow": format!("{}h", 24 + operators)}}}).to_string();
@@ -159,27 +199,20 @@ async fn one_run(run: &Run<'_>, place: &Place<'_>, open: &mut Vec<Fault>, done: 
         operators += 1;
         let has_fired = until_fired(run, &mut operator, fault.as_ref(), deadline).await?;
         operator.kill().await?;
-        let of_the_store = fault.as_ref().is_some_and(|fault| fault.point.starts_with("store."));
-        is_put |= of_the_store && (!has_fired || fault.as_ref().is_some_and(|fault| fault.point.ends_with(".done")));
-        match fault {
-            Some(fault) if has_fired => done.push(fault),
-            Some(fault) => later.push(fault),
-            None => {}
+        if let Some(fault) = fault {
+            turns.ended(fault, has_fired);
         }
     }
-    // The next run begins with the others.
-    open.splice(0..0, later);
+    turns.next_run();
     Ok(operators)
 }
 
-/// The next fault to suffer. A run's objects are put when it begins, when it claims and when it ends: what is left of those
-/// faults is for another run.
-fn next_fault(open: &mut Vec<Fault>, is_put: bool) -> Option<Fault> {
-    let index = open.iter().rposition(|fault| !(is_put && fault.point.starts_with("store.")))?;
-    Some(open.remove(index))
+/// Claims are many; and what is put once is there unless its sender was killed before.
+fn leaves_more(fault: &Fault) -> bool {
+    kills(fault) && (kind(fault) == SWAP || (fault.action == "kill" && fault.point.ends_with(".send")))
 }
 
-/// Watches an operator until its fault has fired and it has died or lived with it, or the run is complete.
+/// Watches an operator until its fault has fired and it has died or lived with it, or the run is over.
 async fn until_fired(run: &Run<'_>, operator: &mut Operator, fault: Option<&Fault>, deadline: Instant) -> anyhow::Result<bool> {
     let started = Instant::now();
     loop {
@@ -191,8 +224,8 @@ async fn until_fired(run: &Run<'_>, operator: &mut Operator, fault: Option<&Faul
             return Ok(true);
         }
         ensure!(runs, "the operator ended by itself");
-        let is_late = fault.is_some() && started.elapsed() > PATIENCE;
-        if is_late || Instant::now() > deadline || run.is_complete().await {
+        let is_late = fault.is_some_and(|fault| if is_of_the_store(fault) { run.has_put() } else { started.elapsed() > PATIENCE });
+        if is_late || Instant::now() > deadline || run.is_over().await? {
             return Ok(false);
         }
         tokio::time::sleep(LOOK_INTERVAL).await;
@@ -206,7 +239,7 @@ async fn a_rival_that_slept_and_a_bad_apiserver_change_nothing() {
 
 async fn rivals(fixture: &Fixture, place: &Place<'_>) -> anyhow::Result<()> {
     let scene = Scene::set(fixture, SETTINGS, None).await?;
-    let mut run = Run { fixture, watched: Watched::new(fixture, JOB), made: Made::watch(fixture), generation: 1 };
+    let mut run = Run::first(fixture, Course::Completes);
     let about = "What happens to the operator's surroundings during a run.";
     let columns = ["what happens", "proof", "Jobs", "seconds"];
     let mut table = Table::new("d-surroundings", "Two leaders, and a bad apiserver", about, &columns);
@@ -241,10 +274,7 @@ async fn rivals(fixture: &Fixture, place: &Place<'_>) -> anyhow::Result<()> {
     let operator = place.start(IDENTITY, Vec::new(), Some(&proxy.endpoint))?;
     run.next(&scene).await?;
     let started = Instant::now();
-    while run.made.of(run.generation).is_empty() {
-        ensure!(started.elapsed() < RUN_LIMIT, "the run never began");
-        tokio::time::sleep(LOOK_INTERVAL).await;
-    }
+    run.until_made("").await?;
     let first = proxy.mute_watches();
     finish(&run, &scene, &undisturbed).await.context("mute watches")?;
     let what = "all watches die silently in the middle of a run";
@@ -302,16 +332,12 @@ async fn finish(run: &Run<'_>, scene: &Scene<'_>, undisturbed: &BTreeSet<String>
 /// Returns the run's Jobs, of each unit one.
 async fn two_leaders(run: &Run<'_>, place: &Place<'_>) -> anyhow::Result<BTreeSet<String>> {
     let first = place.start("first", trace(), None)?;
-    let started = Instant::now();
-    while run.made.of(1).is_empty() {
-        ensure!(started.elapsed() < RUN_LIMIT, "the first leader made no Job");
-        tokio::time::sleep(LOOK_INTERVAL).await;
-    }
+    run.until_made("").await?;
     first.signal(Signal::STOP)?;
     let second = place.start("second", trace(), None)?;
     tokio::time::sleep(BEYOND_THE_LEASE).await;
     ensure!(second.fired().iter().any(|fired| fired.point == "kube.create-job.done"), "the second leader did nothing");
-    ensure!(!run.is_complete().await, "the run was over before the first leader woke");
+    ensure!(!run.is_over().await?, "the run was over before the first leader woke");
     let before = first.fired().len();
     first.signal(Signal::CONT)?;
     stands_by(&first).await?;
@@ -333,7 +359,7 @@ async fn what_a_leader_had_to_say_before_it_slept_is_not_the_last_word() {
 
 async fn late_status(fixture: &Fixture, place: &Place<'_>) -> anyhow::Result<()> {
     let scene = Scene::set(fixture, SETTINGS, None).await?;
-    let mut run = Run { fixture, watched: Watched::new(fixture, JOB), made: Made::watch(fixture), generation: 1 };
+    let mut run = Run::first(fixture, Course::Completes);
     fixture.apply(&scene.job(AUTO)).await?;
     for _ in 0..LATE_WORDS_MAX {
         let has_said = wakes_with_a_word(&run, place).await?;

@@ -35,7 +35,7 @@ fn a_transaction_that_was_left_open_is_aborted_by_the_next() {
 }
 
 #[test]
-fn each_transaction_has_an_epoch_of_its_own_however_many_there_are() {
+fn a_session_goes_round_its_ids_as_often_as_it_is_asked() {
     let cluster = cluster();
     let mut session = cluster.open().unwrap();
     // More than twice round: every producer was renewed.

@@ -19,8 +19,8 @@ use crate::layout::Layout;
 const LIMIT: Duration = Duration::from_secs(900);
 
 /// The console consumer ends when nothing has come for so long: nobody writes any more when it is asked. On a busy machine that may
-/// be before the topic's end, so it is asked a second time then, with more patience.
-const IDLE_MS: [&str; 2] = ["8000", "90000"];
+/// be before the topic's end, so it is asked again then, with more patience.
+const IDLE_MS: [&str; 3] = ["4000", "15000", "90000"];
 /// What comes last is what a transaction ends with, which consumers do not get.
 const MARKERS: i64 = 1;
 

@@ -69,11 +69,11 @@ pub struct Harm {
 pub enum End {
     /// Well.
     Done,
-    /// By a signal, or by itself at a failpoint.
+    /// By a signal, as it was to: after its time, or at a failpoint.
     Killed,
     /// With a message.
     Failed(Vec<Failure>),
-    /// With an exit code and no message.
+    /// With an exit code and no message. A signal's is 128 and its number.
     Mute(i32),
 }
 
@@ -195,7 +195,7 @@ impl Running {
     /// Waits for its end, and kills it where the harm says so.
     pub async fn end(mut self) -> Result<Attempt, Error> {
         let limit = self.harm.kill_after.unwrap_or(ATTEMPT_LIMIT).saturating_sub(self.started.elapsed());
-        let (status, was_killed) = match tokio::time::timeout(limit, self.child.wait()).await {
+        let (status, is_late) = match tokio::time::timeout(limit, self.child.wait()).await {
             Ok(status) => (status.map_err(Error::Worker)?, false),
             Err(_elapsed) => {
                 // SIGKILL; one that has ended meanwhile is as well.
@@ -203,15 +203,16 @@ impl Running {
                 (self.child.wait().await.map_err(Error::Worker)?, true)
             }
         };
+        let (fired, took) = (self.fired(), self.started.elapsed());
+        let is_meant = (is_late && self.harm.kill_after.is_some()) || fired.iter().any(|fired| fired.action.starts_with("kill"));
         let end = match (status.code(), status.signal()) {
             (Some(0), _) => End::Done,
-            (_, Some(_)) if !was_killed || self.harm.kill_after.is_some() => End::Killed,
-            (code, _) => match result(&self.job.file(&self.unit, self.number, "result")) {
+            (_, Some(_)) if is_meant => End::Killed,
+            (code, signal) => match result(&self.job.file(&self.unit, self.number, "result")) {
                 Some(result) => End::Failed(result.failures),
-                None => End::Mute(code.unwrap_or(-1)),
+                None => End::Mute(code.or(signal.map(|signal| 128 + signal)).unwrap_or(-1)),
             },
         };
-        let (fired, took) = (self.fired(), self.started.elapsed());
         let log = std::fs::read_to_string(self.job.file(&self.unit, self.number, "log")).unwrap_or_default();
         let went_back = GOES_BACK.iter().any(|says| log.contains(says));
         let Self { unit, verb, number, harm, .. } = self;

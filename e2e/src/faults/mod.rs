@@ -3,7 +3,7 @@
 //!
 //! `site` is what all runs share, `job` one run of it. `drive` does without pods what the operator does with them: it starts
 //! the next attempt at each unit that is not done. `inject` decides what each attempt has to suffer, `topic` and `sums` judge
-//! what came of it, `table` writes it down. `control` is for runs without a guard, `made` for those with an operator.
+//! what came of it, `table` writes it down. `control` is for runs without a guard, `made` and `turns` for those with an operator.
 
 pub mod attempt;
 pub mod control;
@@ -23,6 +23,7 @@ pub mod site;
 pub mod sums;
 pub mod table;
 pub mod topic;
+pub mod turns;
 
 pub use error::Error;
 
