@@ -36,10 +36,15 @@ const EXTRACT_OF_SAMPLE: f64 = 1.6;
 const ASSEMBLE_OF_SAMPLE: f64 = 1.2;
 const PUBLISH_OF_SAMPLE: f64 = 2.4;
 const VERIFY_OF_SAMPLE: f64 = 0.9;
-/// What the start of this very Job took is about what each takes; within these bounds, since clocks differ.
-const UNIT_SECONDS: std::ops::RangeInclusive<f64> = 1.0..=120.0;
-/// Where the store does not say when the Job was begun.
+/// Where it is not known what a Job takes to start.
 const UNIT_SECONDS_DEFAULT: f64 = 5.0;
+/// At least so much, since clocks differ.
+const UNIT_SECONDS_MIN: f64 = 1.0;
+/// A pod is there sooner where its node and its image are. The run's first Job, which plans, may have waited longer for them, or for a
+/// controller: that is waited for once.
+const FIRST_UNIT_SECONDS_MAX: f64 = 10.0;
+/// What is looked for in an earlier run, whose Jobs may each have waited.
+const UNIT_SECONDS_MAX: f64 = 120.0;
 /// Until the operator has seen that a Job has ended.
 const SEEN_SECONDS: f64 = 1.0;
 /// Within so many percent first runs, and later ones, have been seen to end.
@@ -70,15 +75,24 @@ pub async fn known(run: &Run, bytes: u64, cost: &Cost, began_at: Timestamp) -> K
         }
     }
     let begun = run.ledger.modified(&run.keys.run()).await.ok().flatten().and_then(|at: SystemTime| Timestamp::try_from(at).ok());
-    let unit_seconds = begun.map_or(UNIT_SECONDS_DEFAULT, |begun| began_at.duration_since(begun).as_secs_f64() + SEEN_SECONDS);
+    let waited = begun.map(|begun| began_at.duration_since(begun).as_secs_f64());
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let rates = of_sample(cost, threads, unit_seconds.clamp(*UNIT_SECONDS.start(), *UNIT_SECONDS.end()));
+    let rates = of_sample(cost, threads, first_unit_seconds(waited));
     Known { rates, basis: EstimateBasis::Sample, error_percent: SAMPLE_ERROR_PERCENT }
 }
 
 fn error_percent(bytes: u64, earlier_bytes: u64) -> u32 {
     let (less, more) = (bytes.min(earlier_bytes), bytes.max(earlier_bytes));
     if more <= less.saturating_mul(LIKE_SIZED) { EARLIER_ERROR_PERCENT } else { SAMPLE_ERROR_PERCENT }
+}
+
+/// What the start of this very Job took is about what each takes, but for what was waited for once. `waited`: seconds from when it was
+/// begun, where the store says so.
+fn first_unit_seconds(waited: Option<f64>) -> f64 {
+    match waited.map(|waited| (waited + SEEN_SECONDS).max(UNIT_SECONDS_MIN)) {
+        Some(seconds) if seconds <= FIRST_UNIT_SECONDS_MAX => seconds,
+        Some(_) | None => UNIT_SECONDS_DEFAULT,
+    }
 }
 
 fn of_sample(cost: &Cost, threads: usize, unit_seconds: f64) -> Rates {
@@ -196,7 +210,7 @@ impl Earlier {
         let began_at = working.iter().map(|report| report.started_at).min()?;
         let seconds = self.ended_at.duration_since(began_at).as_secs_f64();
         let workers = most_at_once(&working);
-        let (mut low, mut high) = (0.0, *UNIT_SECONDS.end());
+        let (mut low, mut high) = (0.0, UNIT_SECONDS_MAX);
         for _ in 0..HALVINGS {
             let middle = f64::midpoint(low, high);
             // The start of the first unit lies before the first report.
@@ -281,6 +295,14 @@ mod tests {
     fn a_run_of_another_size_tells_less() {
         for (bytes, earlier, percent) in [(100, 100, 20), (200, 100, 20), (100, 200, 20), (201, 100, 40), (100, 201, 40), (1, 0, 40)] {
             assert_eq!(error_percent(bytes, earlier), percent, "{bytes} after {earlier}");
+        }
+    }
+
+    #[test]
+    fn what_is_waited_for_once_is_not_what_each_job_takes() {
+        for (waited, seconds) in [(Some(3.0), 4.0), (Some(-2.0), 1.0), (Some(9.0), 10.0), (Some(9.5), 5.0), (Some(90.0), 5.0), (None, 5.0)]
+        {
+            assert!((first_unit_seconds(waited) - seconds).abs() < 1e-12, "{waited:?}");
         }
     }
 
