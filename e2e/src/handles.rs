@@ -18,6 +18,8 @@ pub use crate::supervisor::Signal;
 
 /// How long a component may take to end by itself before it is killed.
 const STOP_GRACE: Duration = Duration::from_secs(20);
+/// The worker's program.
+const WORKER: &str = "weir-worker";
 
 /// Why something could not be broken or mended.
 #[derive(Debug, thiserror::Error)]
@@ -204,11 +206,18 @@ impl Handles {
         let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
         let status = statuses.into_iter().flatten().find(|status| status.name == container).ok_or_else(no_container)?;
         let id = status.container_id.as_deref().and_then(|id| id.strip_prefix("containerd://")).ok_or_else(no_container)?;
-        let processes = (0..network::NODES).flat_map(|number| cleanup::container_processes(number, id)).collect::<Vec<_>>();
+        let processes = (0..network::NODES).flat_map(|number| cleanup::processes_of(number, id)).collect::<Vec<_>>();
         if processes.is_empty() {
             return Err(no_container());
         }
         processes.iter().try_for_each(|process| signal(process, with))
+    }
+
+    /// The worker's process of a pod, if it runs: Kubernetes says so only a second or two later, and by then it may have ended.
+    pub fn worker(&self, pod: &Pod) -> Option<Process> {
+        let cgroup = format!("pod{}", pod.metadata.uid.as_deref()?);
+        let mut processes = (0..network::NODES).flat_map(|number| cleanup::processes_of(number, &cgroup));
+        processes.find(|process| process.name().as_deref() == Some(WORKER))
     }
 
     /// The log of a component, for what it said.

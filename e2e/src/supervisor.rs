@@ -196,6 +196,12 @@ impl Process {
         self.pid
     }
 
+    /// What it calls itself, unless it has ended: its program's name, of which the kernel keeps 15 characters.
+    pub fn name(&self) -> Option<String> {
+        let name = std::fs::read_to_string(format!("/proc/{}/comm", self.pid)).ok()?;
+        self.is_alive().then(|| name.trim_end().to_owned())
+    }
+
     /// Sends a signal, unless the process has ended. By kill(1): the call itself would be unsafe code, or a dependency that
     /// changes how everything else is compiled.
     pub fn signal(&self, signal: Signal) -> std::io::Result<()> {
@@ -431,16 +437,18 @@ mod tests {
         let (folder, supervisor) = supervisor();
         let process = supervisor.start(sleeper(folder.path())).unwrap();
         std::fs::remove_file(supervisor.record("sleeper")).unwrap();
-        // For a moment in which it becomes another program, a process has no environment to be seen.
+        // It becomes the program by and by; for a moment of that, a process has no environment to be seen.
         let deadline = Instant::now() + Duration::from_secs(5);
         let mut found = supervisor.marked();
-        while found.is_empty() && Instant::now() < deadline {
+        while found.first().and_then(Process::name).as_deref() != Some("sleep") && Instant::now() < deadline {
             std::thread::sleep(LOOK_INTERVAL);
             found = supervisor.marked();
         }
         assert_eq!(found, vec![process]);
+        assert_eq!(process.name().as_deref(), Some("sleep"));
         process.signal(Signal::KILL).unwrap();
         assert!(process.wait_gone(Duration::from_secs(5)));
+        assert_eq!(process.name(), None);
         assert!(supervisor.marked().is_empty());
     }
 

@@ -18,6 +18,7 @@ use weir_e2e::fixture::{self, Fixture};
 use weir_e2e::handles::{Component, Handles, Signal};
 use weir_e2e::novashop::Settings;
 use weir_e2e::novashop::random::Random;
+use weir_e2e::supervisor::Process;
 use weir_e2e::wait;
 
 const SETTINGS: Settings = Settings { seed: 14, events: 30_000 };
@@ -35,7 +36,9 @@ const NEXT_WITHIN: Duration = Duration::from_secs(240);
 /// Of an evicted pod.
 const GRACE_SECONDS: u64 = 1;
 const UNIT: &str = "weir.dev/unit";
-/// For the end of a worker that wakes.
+/// From the start of a worker's process.
+const AT_WORK_AFTER: Duration = Duration::from_millis(300);
+/// For the end of a worker that wakes, and for news of one that sleeps.
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
 /// The pool's node.
 const NODE: u8 = 1;
@@ -46,12 +49,13 @@ fn pods(fixture: &Fixture) -> Api<Pod> {
 }
 
 /// Waits until a worker of a verb runs.
-async fn until_worker(fixture: &Fixture, verb: &str) -> anyhow::Result<Pod> {
-    let workers = ListParams::default().labels(&format!("weir.dev/verb={verb}")).fields("status.phase=Running");
+async fn until_worker(fixture: &Fixture, handles: &Handles, verb: &str) -> anyhow::Result<(Pod, Process)> {
+    let workers = ListParams::default().labels(&format!("weir.dev/verb={verb}"));
     let (watched, deadline) = (Watched::new(fixture, JOB), Instant::now() + RUN_LIMIT);
     loop {
-        if let Some(pod) = pods(fixture).list(&workers).await?.items.into_iter().next() {
-            return Ok(pod);
+        let listed = pods(fixture).list(&workers).await?.items;
+        if let Some(running) = listed.into_iter().find_map(|pod| handles.worker(&pod).map(|process| (pod, process))) {
+            return Ok(running);
         }
         ensure!(Instant::now() < deadline, "no {verb} worker runs");
         let job = watched.look().await;
@@ -207,14 +211,24 @@ async fn asleep(fixture: &Fixture, handles: &Handles, verb: &str) -> anyhow::Res
     planner
 }
 
+/// The pod as it is when Kubernetes has heard that it runs.
 async fn stopped(fixture: &Fixture, handles: &Handles, verb: &str) -> anyhow::Result<Pod> {
-    loop {
-        let pod = until_worker(fixture, verb).await?;
+    let pod = loop {
+        let (pod, worker) = until_worker(fixture, handles, verb).await?;
+        tokio::time::sleep(AT_WORK_AFTER).await;
+        worker.signal(Signal::STOP)?;
         // One that has just ended cannot be stopped.
-        if handles.signal_pod(&pod, "worker", Signal::STOP).is_ok() {
-            return Ok(pod);
+        if worker.is_alive() {
+            break pod;
         }
-    }
+    };
+    let running = async || {
+        let pod = pods(fixture).get(&pod.name_any()).await?;
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        ensure!(phase == Some("Running"), "{} is {phase:?}", pod.name_any());
+        anyhow::Ok(pod)
+    };
+    Ok(wait::until("the worker that was stopped counts as running", ENDS_WITHIN, running).await?)
 }
 
 /// Wakes the worker when the run is complete, and returns the last line that it writes.

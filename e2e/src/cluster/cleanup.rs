@@ -197,9 +197,9 @@ pub fn pod_processes(node: u8) -> Vec<Process> {
     processes_in(node, |_| true)
 }
 
-/// The processes of one container: its cgroup is named after it.
-pub fn container_processes(node: u8, id: &str) -> Vec<Process> {
-    processes_in(node, |folder| folder.iter().any(|part| part == id))
+/// The processes of one container, or of one pod: its cgroup has that name.
+pub fn processes_of(node: u8, cgroup: &str) -> Vec<Process> {
+    processes_in(node, |folder| folder.iter().any(|part| part == cgroup))
 }
 
 fn processes_in(node: u8, wanted: impl Fn(&Path) -> bool) -> Vec<Process> {

@@ -67,7 +67,7 @@ impl Leader {
         let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
         let status = statuses.into_iter().flatten().find(|status| status.name == CONTAINER).context("it runs no operator")?;
         let id = status.container_id.as_deref().and_then(|id| id.strip_prefix("containerd://")).context("its container has no id")?;
-        let process = (0..network::NODES).flat_map(|node| cleanup::container_processes(node, id)).next();
+        let process = (0..network::NODES).flat_map(|node| cleanup::processes_of(node, id)).next();
         let folder = PathBuf::from(format!("/proc/{}", process.context("its container has no process")?.pid()));
         Ok(Self { pod: pod.metadata.name.clone().unwrap_or_default(), folder })
     }
